@@ -32,7 +32,9 @@ pub(crate) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
         let events = events.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(request, events.clone()));
-            if let Err(error) = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+            if let Err(error) =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+            {
                 debug!("a connection to the agent's socket ended: {error}");
             }
         });

@@ -58,7 +58,8 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let host = Arc::new(Host::prepare(paths.clone(), identity).await.map_err(AppError::Prepare)?);
     let (events, inbox) = mpsc::channel(256);
     let started = boot_clock();
-    let reconciler = Reconciler::new(settings.node.clone(), host, started, events.clone()).map_err(AppError::Prepare)?;
+    let reconciler =
+        Reconciler::new(settings.node.clone(), host, started, events.clone()).map_err(AppError::Prepare)?;
     let (objects, problems) = directory.read().map_err(config_error)?;
     // The channel is empty and the loop owns its other end.
     let _ = events.send(Event::Objects(objects, problems)).await;
@@ -103,7 +104,8 @@ async fn lock(paths: &Paths) -> Result<Flock<File>, AppError> {
 fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Result<(), AppError> {
     tokio::spawn(api::serve(listen(&paths.api_socket())?, events.clone()));
 
-    let node = csi::Node { node: settings.node.clone(), pods: paths.pods().display().to_string(), events: events.clone() };
+    let node =
+        csi::Node { node: settings.node.clone(), pods: paths.pods().display().to_string(), events: events.clone() };
     let listener = listen(&paths.csi_socket())?;
     let services = Server::builder()
         .add_service(proto::identity_server::IdentityServer::new(csi::Identity))
@@ -118,7 +120,8 @@ fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Re
     if paths.registration_socket().parent().is_some_and(Path::is_dir) {
         let registration = csi::Registration { endpoint: paths.csi_socket().display().to_string() };
         let listener = listen(&paths.registration_socket())?;
-        let service = Server::builder().add_service(registration_proto::registration_server::RegistrationServer::new(registration));
+        let service = Server::builder()
+            .add_service(registration_proto::registration_server::RegistrationServer::new(registration));
         tokio::spawn(async move {
             if let Err(error) = service.serve_with_incoming(UnixListenerStream::new(listener)).await {
                 error!("serve kubelet's registration: {error}");

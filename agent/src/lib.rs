@@ -9,3 +9,5 @@ pub mod host;
 mod probe;
 mod reconcile;
 mod report;
+
+pub use reconcile::chain;

@@ -13,18 +13,18 @@ use tokio::time::timeout;
 /// How long a server may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// From the end of one question to the next.
-pub const PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 const NFS_PORT: u16 = 2049;
 
 /// A server, asked through the network namespace that leads to it.
-pub struct Question {
+pub(crate) struct Question {
     pub namespace: PathBuf,
     pub server: std::net::IpAddr,
 }
 
 impl Question {
     /// Asks once. Any well-formed answer to our call is a sign of life.
-    pub async fn ask(&self) -> io::Result<()> {
+    pub(crate) async fn ask(&self) -> io::Result<()> {
         timeout(PATIENCE, self.call_null()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
@@ -35,7 +35,11 @@ impl Question {
         stream.write_all(&call).await?;
         let mut reply = [0; 12];
         stream.read_exact(&mut reply).await?;
-        if is_reply_to(&call, &reply) { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "no RPC reply")) }
+        if is_reply_to(&call, &reply) {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "no RPC reply"))
+        }
     }
 }
 

@@ -29,7 +29,7 @@ const IDLE_LOOK: Duration = Duration::from_secs(5);
 
 /// Why a publication is not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
+pub(crate) enum Denied {
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
@@ -44,9 +44,9 @@ pub enum Denied {
     Failed(String),
 }
 
-pub type Reply = oneshot::Sender<Result<(), Denied>>;
+pub(crate) type Reply = oneshot::Sender<Result<(), Denied>>;
 
-pub enum Event {
+pub(crate) enum Event {
     Objects(Vec<Located>, Vec<Problem>),
     Publish(Publication, Reply),
     Unpublish { target_path: String, reply: Reply },
@@ -70,9 +70,9 @@ struct Setback {
 }
 
 /// Reads the clock: the loop itself does not.
-pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+pub(crate) type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     node: String,
     host: Arc<Host>,
     clock: Clock,
@@ -89,7 +89,12 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    pub fn new(node: String, host: Arc<Host>, clock: Clock, events: mpsc::Sender<Event>) -> Result<Self, StepError> {
+    pub(crate) fn new(
+        node: String,
+        host: Arc<Host>,
+        clock: Clock,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, StepError> {
         let publications = host.publications()?;
         if !publications.is_empty() {
             info!(count = publications.len(), "adopting the publications of an earlier agent");
@@ -110,7 +115,7 @@ impl Reconciler {
         })
     }
 
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         loop {
             let look = if self.desired.publications.is_empty() && self.busy.is_empty() { IDLE_LOOK } else { LOOK };
             // Both branches are cancel-safe: `recv` loses no event when the other one wins, and the timer has no state.
@@ -137,7 +142,14 @@ impl Reconciler {
             Event::Report(reply) => {
                 if let Ok(observed) = self.observe() {
                     // A caller that has gone away needs no answer.
-                    let _ = reply.send(report(&self.node, &self.desired, &observed, &self.problems, &self.host, (self.clock)()));
+                    let _ = reply.send(report(
+                        &self.node,
+                        &self.desired,
+                        &observed,
+                        &self.problems,
+                        &self.host,
+                        (self.clock)(),
+                    ));
                 }
             }
             Event::Probed { namespace, answered } => self.note_probe(&namespace, answered),
@@ -195,14 +207,23 @@ impl Reconciler {
         })?;
         let namespace = &publication.pod.namespace;
         if !share.namespaces.allow(namespace) {
-            return Err(Denied::Forbidden(format!("Share {name} is not for namespace {namespace:?}: its spec.namespaces must list it")));
+            return Err(Denied::Forbidden(format!(
+                "Share {name} is not for namespace {namespace:?}: its spec.namespaces must list it"
+            )));
         }
         publication.read_only |= share.access == moorline_shared::share::Access::ReadOnly;
         match self.desired.publications.get(&publication.id()) {
-            Some(there) if !there.wanted => Err(Denied::Unavailable(format!("{} is still being unpublished; ask again", there.target_path))),
+            Some(there) if !there.wanted => {
+                Err(Denied::Unavailable(format!("{} is still being unpublished; ask again", there.target_path)))
+            }
             Some(there) if there == publication => Ok(false),
-            Some(there) => Err(Denied::Conflict(format!("{} is already published with other parameters (Share {}); unpublish it first", there.target_path, there.share))),
-            None if objects.withdrawn.contains(name) => Err(Denied::NotFound(format!("Share {name} was deleted; it is kept for the pods that use it only"))),
+            Some(there) => Err(Denied::Conflict(format!(
+                "{} is already published with other parameters (Share {}); unpublish it first",
+                there.target_path, there.share
+            ))),
+            None if objects.withdrawn.contains(name) => {
+                Err(Denied::NotFound(format!("Share {name} was deleted; it is kept for the pods that use it only")))
+            }
             None => Ok(true),
         }
     }
@@ -293,7 +314,11 @@ impl Reconciler {
             }
             Err(error) => {
                 let message = chain(&error);
-                let setback = self.setbacks.entry(step.clone()).or_insert_with(|| Setback { count: 0, until: Moment::ZERO, said: String::new() });
+                let setback = self.setbacks.entry(step.clone()).or_insert_with(|| Setback {
+                    count: 0,
+                    until: Moment::ZERO,
+                    said: String::new(),
+                });
                 setback.count += 1;
                 let delay = Duration::from_millis(500) * 2u32.pow(setback.count.min(7) - 1);
                 setback.until = (self.clock)() + delay;
@@ -314,19 +339,28 @@ impl Reconciler {
         let concerned: Vec<PublicationId> = match step {
             Step::Publish(id, _) => vec![*id],
             Step::Mount(superblock) => {
-                let mine = |publication: &Publication| publication.share == superblock.share && publication.user() == superblock.user;
-                self.desired.publications.iter().filter(|(_, publication)| mine(publication)).map(|(id, _)| *id).collect()
+                let mine = |publication: &Publication| {
+                    publication.share == superblock.share && publication.user() == superblock.user
+                };
+                self.desired
+                    .publications
+                    .iter()
+                    .filter(|(_, publication)| mine(publication))
+                    .map(|(id, _)| *id)
+                    .collect()
             }
             _ => return,
         };
         for id in concerned {
-            let denied = if definite { Denied::Failed(message.to_owned()) } else { Denied::Unavailable(message.to_owned()) };
+            let denied =
+                if definite { Denied::Failed(message.to_owned()) } else { Denied::Unavailable(message.to_owned()) };
             self.deny(id, &denied);
         }
     }
 
     fn deny(&mut self, id: PublicationId, denied: &Denied) {
-        let (told, rest): (Vec<Waiter>, Vec<Waiter>) = self.waiters.remove(&id).unwrap_or_default().into_iter().partition(|waiter| waiter.wants_it);
+        let (told, rest): (Vec<Waiter>, Vec<Waiter>) =
+            self.waiters.remove(&id).unwrap_or_default().into_iter().partition(|waiter| waiter.wants_it);
         if !rest.is_empty() {
             self.waiters.insert(id, rest);
         }
@@ -346,10 +380,14 @@ impl Reconciler {
             let there = matches!(observed.published.get(id).and_then(|layers| layers.last()), Some(Layer::Ours(_)));
             let wanted = desired.publications.get(id);
             for waiter in std::mem::take(waiters) {
-                if waiter.wants_it && there && wanted.is_some_and(|publication| publication.wanted) || !waiter.wants_it && wanted.is_none() {
+                if waiter.wants_it && there && wanted.is_some_and(|publication| publication.wanted)
+                    || !waiter.wants_it && wanted.is_none()
+                {
                     let _ = waiter.reply.send(Ok(()));
                 } else if now >= waiter.until && !waiter.wants_it {
-                    let _ = waiter.reply.send(Err(Denied::Unavailable("the volume is still being detached; ask again".into())));
+                    let _ = waiter
+                        .reply
+                        .send(Err(Denied::Unavailable("the volume is still being detached; ask again".into())));
                 } else {
                     if now >= waiter.until {
                         late.push(*id);
@@ -360,7 +398,10 @@ impl Reconciler {
         }
         self.waiters.retain(|_, waiters| !waiters.is_empty());
         for id in late {
-            let reason = desired.publications.get(&id).map_or_else(String::new, |publication| self.why_late(publication, observed, now));
+            let reason = desired
+                .publications
+                .get(&id)
+                .map_or_else(String::new, |publication| self.why_late(publication, observed, now));
             self.deny(id, &Denied::Unavailable(reason));
         }
     }
@@ -380,7 +421,11 @@ impl Reconciler {
     fn say_what_waits(&mut self, observed: &Observed, now: Moment) {
         let mut waits = BTreeMap::new();
         for share in self.desired.objects.shares.values() {
-            let in_use = self.desired.publications.values().any(|publication| publication.wanted && publication.share == share.name);
+            let in_use = self
+                .desired
+                .publications
+                .values()
+                .any(|publication| publication.wanted && publication.share == share.name);
             if let Some(waiting) = plan::waiting(&self.desired, observed, now, share).filter(|_| in_use) {
                 if self.said_waiting.get(&share.name) != Some(&waiting) {
                     warn!(share = %share.name, "{}", waiting.explain(share));
@@ -407,10 +452,17 @@ impl Reconciler {
             if self.probers.contains_key(id) {
                 continue;
             }
-            let Some(target) = self.desired.objects.gateways.get(&id.target.gateway).and_then(|gateway| gateway.target(&id.target.target)) else {
+            let Some(target) = self
+                .desired
+                .objects
+                .gateways
+                .get(&id.target.gateway)
+                .and_then(|gateway| gateway.target(&id.target.target))
+            else {
                 continue;
             };
-            let question = Question { namespace: paths::from_agent(&self.host.paths().namespace(id)), server: target.server };
+            let question =
+                Question { namespace: paths::from_agent(&self.host.paths().namespace(id)), server: target.server };
             self.servers.insert(id.clone(), Server { first_asked: (self.clock)(), ..Server::default() });
             self.probers.insert(id.clone(), tokio::spawn(ask_for_ever(question, id.clone(), self.events.clone())));
         }

@@ -4,19 +4,32 @@ use moorline_shared::id::{SuperblockId, User};
 use moorline_shared::observed::{Layer, Liveness, Moment, Observed, Tunnel};
 use moorline_shared::plan::{self, Desired};
 use moorline_shared::publication::Publication;
-use moorline_shared::report::{MountReport, PublicationReport, PublicationState, Report, ServerState, ShareReport, TunnelReport, TunnelState};
+use moorline_shared::report::{
+    MountReport, PublicationReport, PublicationState, Report, ServerState, ShareReport, TunnelReport, TunnelState,
+};
 use moorline_shared::share::Share;
 use moorline_shared::yaml::Problem;
 
 use crate::host::Host;
 
-pub(crate) fn report(node: &str, desired: &Desired, observed: &Observed, problems: &[Problem], host: &Host, now: Moment) -> Report {
+pub(crate) fn report(
+    node: &str,
+    desired: &Desired,
+    observed: &Observed,
+    problems: &[Problem],
+    host: &Host,
+    now: Moment,
+) -> Report {
     Report {
         node: node.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         shares: desired.objects.shares.values().map(|share| share_report(share, desired, observed, now)).collect(),
         mounts: observed.superblocks.iter().map(|id| mount_report(id, desired, observed, now)).collect(),
-        publications: desired.publications.values().map(|publication| publication_report(publication, observed)).collect(),
+        publications: desired
+            .publications
+            .values()
+            .map(|publication| publication_report(publication, observed))
+            .collect(),
         tunnels: tunnels(desired, observed, host, now),
         problems: problems.iter().map(ToString::to_string).collect(),
     }
@@ -31,7 +44,9 @@ fn share_report(share: &Share, desired: &Desired, observed: &Observed, now: Mome
         access: share.access.to_string(),
         target: current.map(|id| id.namespace.target.target.to_string()),
         publications,
-        waiting: plan::waiting(desired, observed, now, share).filter(|_| publications > 0).map(|waiting| waiting.explain(share)),
+        waiting: plan::waiting(desired, observed, now, share)
+            .filter(|_| publications > 0)
+            .map(|waiting| waiting.explain(share)),
     }
 }
 
@@ -47,7 +62,8 @@ fn mount_report(id: &SuperblockId, desired: &Desired, observed: &Observed, now: 
 }
 
 fn publication_report(publication: &Publication, observed: &Observed) -> PublicationReport {
-    let there = matches!(observed.published.get(&publication.id()).and_then(|layers| layers.last()), Some(Layer::Ours(_)));
+    let there =
+        matches!(observed.published.get(&publication.id()).and_then(|layers| layers.last()), Some(Layer::Ours(_)));
     PublicationReport {
         id: publication.id().to_string(),
         share: publication.share.to_string(),
@@ -68,7 +84,8 @@ fn tunnels(desired: &Desired, observed: &Observed, host: &Host, now: Moment) -> 
     let mut tunnels = Vec::new();
     for (id, state) in &observed.namespaces {
         let view = host.tunnel(id);
-        let configured = desired.objects.gateways.get(&id.target.gateway).and_then(|gateway| gateway.target(&id.target.target));
+        let configured =
+            desired.objects.gateways.get(&id.target.gateway).and_then(|gateway| gateway.target(&id.target.target));
         tunnels.push(TunnelReport {
             namespace: id.to_string(),
             gateway: id.target.gateway.to_string(),

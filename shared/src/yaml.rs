@@ -267,12 +267,7 @@ impl Document<'_> {
     }
 
     fn problem<T>(&self, at: &Spanned<T>, field: &str, message: String) -> Problem {
-        Problem {
-            file: self.file.to_owned(),
-            line: Some(at.referenced.line()),
-            field: field.to_owned(),
-            message,
-        }
+        Problem { file: self.file.to_owned(), line: Some(at.referenced.line()), field: field.to_owned(), message }
     }
 
     fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {

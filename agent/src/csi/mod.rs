@@ -26,7 +26,10 @@ pub(crate) struct Identity;
 
 #[tonic::async_trait]
 impl proto::identity_server::Identity for Identity {
-    async fn get_plugin_info(&self, _: Request<proto::GetPluginInfoRequest>) -> Result<Response<proto::GetPluginInfoResponse>, Status> {
+    async fn get_plugin_info(
+        &self,
+        _: Request<proto::GetPluginInfoRequest>,
+    ) -> Result<Response<proto::GetPluginInfoResponse>, Status> {
         Ok(Response::new(proto::GetPluginInfoResponse {
             name: DRIVER.into(),
             vendor_version: env!("CARGO_PKG_VERSION").into(),

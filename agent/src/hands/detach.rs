@@ -17,15 +17,25 @@ pub(super) fn unpublish(paths: &Paths, target: &Path) -> Result<(), Failure> {
     enter_host_mounts()?;
     let fdinfo = open_fdinfo()?;
     loop {
-        let table = fs::read("/proc/self/mountinfo").map(|table| mountinfo::parse(&table)).map_err(doing("read the mount table"))?;
-        let ours: BTreeSet<Device> = table.iter().filter(|mount| mount.mount_point.parent() == Some(&paths.mounts())).map(|mount| mount.device).collect();
+        let table = fs::read("/proc/self/mountinfo")
+            .map(|table| mountinfo::parse(&table))
+            .map_err(doing("read the mount table"))?;
+        let ours: BTreeSet<Device> = table
+            .iter()
+            .filter(|mount| mount.mount_point.parent() == Some(&paths.mounts()))
+            .map(|mount| mount.device)
+            .collect();
         let layers: Vec<&Mount> = table.iter().filter(|mount| mount.mount_point == target).collect();
         let Some(top) = layers.iter().find(|mount| mount.on_top(&table)) else { break };
         if !ours.contains(&top.device) {
-            return Err(Failure::definite(format!("what is mounted at {} is not ours: unmount it by hand", target.display())));
+            return Err(Failure::definite(format!(
+                "what is mounted at {} is not ours: unmount it by hand",
+                target.display()
+            )));
         }
         let opened = open_path(target).map_err(doing(format!("open {}", target.display())))?;
-        let id = mount::mount_id(&fdinfo, &opened).map_err(doing(format!("identify the mount at {}", target.display())))?;
+        let id =
+            mount::mount_id(&fdinfo, &opened).map_err(doing(format!("identify the mount at {}", target.display())))?;
         drop(opened);
         if id == top.id {
             mount::detach(target).map_err(doing(format!("detach {}", target.display())))?;
@@ -49,7 +59,9 @@ pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> R
 /// `rmdir`, which takes neither a mount point nor a directory that holds something.
 fn remove_empty(directory: &Path) -> Result<(), Failure> {
     match fs::remove_dir(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(doing(format!("remove the empty directory {}", directory.display()))(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(doing(format!("remove the empty directory {}", directory.display()))(error))
+        }
         _ => Ok(()),
     }
 }

@@ -43,9 +43,16 @@ pub enum Work {
     Mount(Mount),
     Publish(Publish),
     Replace(Replace),
-    Abort { superblock: SuperblockId },
-    Unpublish { target_path: PathBuf },
-    Retire { superblock: SuperblockId, abort: bool },
+    Abort {
+        superblock: SuperblockId,
+    },
+    Unpublish {
+        target_path: PathBuf,
+    },
+    Retire {
+        superblock: SuperblockId,
+        abort: bool,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -130,9 +137,9 @@ fn perform(request: &Request) -> Result<(), Failure> {
 }
 
 fn enter_host_mounts() -> Result<(), Failure> {
-    File::open(HOST_MOUNTS)
-        .and_then(sys_namespace::enter_mounts)
-        .map_err(doing("enter the host's mount namespace (does the agent's pod have hostPID, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE?)"))
+    File::open(HOST_MOUNTS).and_then(sys_namespace::enter_mounts).map_err(doing(
+        "enter the host's mount namespace (does the agent's pod have hostPID, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE?)",
+    ))
 }
 
 /// A descriptor that names a directory and touches nothing on it.

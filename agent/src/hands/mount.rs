@@ -44,7 +44,9 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
     let mounted = mount::create("nfs4", &settings, attributes).map_err(|refusal| explain(wanted, &refusal))?;
     let base = paths.base(&wanted.superblock);
     match fs::create_dir(&base) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(doing(format!("make {}", base.display()))(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(doing(format!("make {}", base.display()))(error));
+        }
         _ => {}
     }
     mount::attach(&mounted, &base).map_err(doing(format!("mount {}", base.display())))

@@ -20,7 +20,9 @@ use crate::host::paths::Paths;
 pub(super) fn make(paths: &Paths, wanted: &Namespace) -> Result<(), Failure> {
     tun::ensure_device().map_err(doing("make /dev/net/tun (does the agent's pod have MKNOD?)"))?;
     namespace::new_network().map_err(doing("make a network namespace"))?;
-    let device = tun::attach(TUN_NAME).map_err(doing("make a TUN device (does the agent's pod have NET_ADMIN, and its runtime allow character device 10:200?)"))?;
+    let device = tun::attach(TUN_NAME).map_err(doing(
+        "make a TUN device (does the agent's pod have NET_ADMIN, and its runtime allow character device 10:200?)",
+    ))?;
     tun::persist(&device).map_err(doing("make the TUN device persistent"))?;
     configure(wanted)?;
     name_client(&wanted.client_identifier)?;
@@ -49,14 +51,17 @@ pub(super) fn remove(paths: &Paths, id: &NamespaceId) -> Result<(), Failure> {
 
 fn remove_file(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(doing(format!("remove {}", path.display()))(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(doing(format!("remove {}", path.display()))(error))
+        }
         _ => Ok(()),
     }
 }
 
 /// Addresses, links and routes of the namespace that this process is in.
 fn configure(wanted: &Namespace) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(doing("start a runtime"))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(doing("start a runtime"))?;
     runtime.block_on(configure_links(wanted)).map_err(|error| Failure {
         definite: false,
         message: format!("configure the network namespace of {}: {error}", wanted.id),
@@ -73,11 +78,17 @@ async fn configure_links(wanted: &Namespace) -> Result<(), rtnetlink::Error> {
     handle.address().add(device, wanted.address, if wanted.address.is_ipv6() { 128 } else { 32 }).execute().await?;
     match wanted.server {
         IpAddr::V4(server) => {
-            let route = RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(server, 32).output_interface(device).build();
+            let route = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(server, 32)
+                .output_interface(device)
+                .build();
             handle.route().add(route).execute().await?;
         }
         IpAddr::V6(server) => {
-            let route = RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(server, 128).output_interface(device).build();
+            let route = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(server, 128)
+                .output_interface(device)
+                .build();
             handle.route().add(route).execute().await?;
         }
     }
@@ -97,8 +108,11 @@ fn name_client(identifier: &str) -> Result<(), Failure> {
     namespace::private_mounts().map_err(doing("make a private mount namespace"))?;
     // Asking for the file system loads its module, where it is one; only a mount would need its options.
     drop(mount::create("nfs4", &[], Attributes::default()));
-    let sysfs = mount::create("sysfs", &[] as &[Setting<'_>], Attributes::default())
-        .map_err(|refusal| Failure { definite: false, message: format!("make a sysfs for the network namespace: {refusal}") })?;
+    let sysfs = mount::create("sysfs", &[] as &[Setting<'_>], Attributes::default()).map_err(|refusal| Failure {
+        definite: false,
+        message: format!("make a sysfs for the network namespace: {refusal}"),
+    })?;
     mount::attach(&sysfs, Path::new("/sys")).map_err(doing("mount a sysfs"))?;
-    fs::write(FILE, identifier).map_err(doing(format!("write {FILE} (has this kernel an NFS client? try `modprobe nfs` on the host)")))
+    fs::write(FILE, identifier)
+        .map_err(doing(format!("write {FILE} (has this kernel an NFS client? try `modprobe nfs` on the host)")))
 }

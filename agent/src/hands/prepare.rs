@@ -15,8 +15,12 @@ pub(super) fn prepare(paths: &Paths) -> Result<(), Failure> {
     fs::create_dir_all(&node).map_err(doing(format!("make {}", node.display())))?;
     if !is_mount(&node)? {
         let attributes = Attributes { no_suid: true, no_dev: true, no_exec: true, ..Attributes::default() };
-        let fresh = mount::create("tmpfs", &[Setting::Value("mode", "0700"), Setting::Value("size", "16m")], attributes)
-            .map_err(|refusal| Failure { definite: false, message: format!("make a tmpfs for {}: {refusal}", node.display()) })?;
+        let fresh =
+            mount::create("tmpfs", &[Setting::Value("mode", "0700"), Setting::Value("size", "16m")], attributes)
+                .map_err(|refusal| Failure {
+                    definite: false,
+                    message: format!("make a tmpfs for {}: {refusal}", node.display()),
+                })?;
         mount::attach(&fresh, &node).map_err(doing(format!("mount {}", node.display())))?;
     }
     mount::make_unbindable(&node).map_err(doing(format!("make {} unbindable", node.display())))?;

@@ -17,7 +17,8 @@ pub(super) fn publish(paths: &Paths, wanted: &Publish) -> Result<(), Failure> {
     let base = paths.base(&wanted.superblock);
     let clone = mount::clone(&base).map_err(doing(format!("clone {}", base.display())))?;
     let attributes = Attributes { read_only: wanted.read_only, no_suid: true, no_dev: true, no_exec: false };
-    mount::restrict(&clone, attributes).map_err(doing("restrict the volume's mount (mount_setattr wants Linux 5.12 or newer)"))?;
+    mount::restrict(&clone, attributes)
+        .map_err(doing("restrict the volume's mount (mount_setattr wants Linux 5.12 or newer)"))?;
     // Shared from the start: a container that asks for HostToContainer follows what is mounted here later.
     mount::set_propagation(&clone, Propagation::Shared).map_err(doing("share the volume's mount"))?;
     mount::attach_over(&clone, &target).map_err(doing(format!("mount {}", wanted.target_path.display())))
@@ -32,14 +33,16 @@ fn open_target(pods: &Path, target: &Path) -> Result<OwnedFd, Failure> {
     let pods = open_path(pods).map_err(doing(format!("open {}", pods.display())))?;
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let parent = openat2(&pods, parent, flags, Mode::empty(), beneath)
-        .map_err(|error| doing(format!("open the directory of target path {shown} (no part of it may be a symlink)"))(error.into()))?;
+    let parent = openat2(&pods, parent, flags, Mode::empty(), beneath).map_err(|error| {
+        doing(format!("open the directory of target path {shown} (no part of it may be a symlink)"))(error.into())
+    })?;
     match mkdirat(&parent, name, Mode::from(0o750)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(doing(format!("make {shown}"))(error.into())),
     }
-    let target = openat2(&parent, name, flags, Mode::empty(), beneath)
-        .map_err(|error| doing(format!("open target path {shown} (it must be a directory and no symlink)"))(error.into()))?;
+    let target = openat2(&parent, name, flags, Mode::empty(), beneath).map_err(|error| {
+        doing(format!("open target path {shown} (it must be a directory and no symlink)"))(error.into())
+    })?;
     let fdinfo = open_fdinfo()?;
     let mount_of = |directory: &OwnedFd| mount::mount_id(&fdinfo, directory).map_err(doing("read a mount's id"));
     if mount_of(&target)? != mount_of(&parent)? {
@@ -49,7 +52,11 @@ fn open_target(pods: &Path, target: &Path) -> Result<OwnedFd, Failure> {
         .map_err(|error| doing(format!("read {shown}"))(error.into()))?;
     let entries = Dir::read_from(readable).map_err(|error| doing(format!("read {shown}"))(error.into()))?;
     let occupied = entries.flatten().any(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."));
-    if occupied { Err(Failure::definite(format!("target path {shown} is not empty: remove what is in it"))) } else { Ok(target) }
+    if occupied {
+        Err(Failure::definite(format!("target path {shown} is not empty: remove what is in it")))
+    } else {
+        Ok(target)
+    }
 }
 
 pub(super) fn open_fdinfo() -> Result<OwnedFd, Failure> {

@@ -17,22 +17,36 @@ use crate::host::paths::Paths;
 
 pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
     let place = Place::open(wanted)?;
-    let host = fs::read("/proc/1/mountinfo").map(|table| mountinfo::parse(&table)).map_err(doing("read the host's mount table"))?;
+    let host = fs::read("/proc/1/mountinfo")
+        .map(|table| mountinfo::parse(&table))
+        .map_err(doing("read the host's mount table"))?;
     let (old, new) = (paths.base(&wanted.old), paths.base(&wanted.new));
-    let old = host.iter().find(|mount| mount.mount_point == old).ok_or_else(|| Failure::definite(format!("{} is not mounted", old.display())))?;
+    let old = host
+        .iter()
+        .find(|mount| mount.mount_point == old)
+        .ok_or_else(|| Failure::definite(format!("{} is not mounted", old.display())))?;
     let own = |mount: &Mount| mount.mount_point.starts_with(paths.node());
-    let copies: Vec<&Mount> =
-        place.table.iter().filter(|mount| mount.device == old.device && mount.on_top(&place.table) && !(place.is_host && own(mount))).collect();
+    let copies: Vec<&Mount> = place
+        .table
+        .iter()
+        .filter(|mount| mount.device == old.device && mount.on_top(&place.table) && !(place.is_host && own(mount)))
+        .collect();
 
     enter_host_mounts()?;
     let new = open_path(&new).map_err(doing(format!("open {}", new.display())))?;
-    let clones: Vec<OwnedFd> = copies.iter().map(|copy| clone_for(copy, old, &new, place.is_host)).collect::<Result<_, _>>()?;
+    let clones: Vec<OwnedFd> =
+        copies.iter().map(|copy| clone_for(copy, old, &new, place.is_host)).collect::<Result<_, _>>()?;
     if !place.is_host {
-        namespace::enter_mounts(&place.namespace).map_err(doing(format!("enter the mount namespace of process {}", wanted.pid)))?;
+        namespace::enter_mounts(&place.namespace)
+            .map_err(doing(format!("enter the mount namespace of process {}", wanted.pid)))?;
     }
     // One copy that can't be replaced must not keep the others on the dead server.
-    let failures: Vec<String> =
-        copies.iter().zip(&clones).filter_map(|(copy, clone)| place.put(copy, clone).err()).map(|failure| failure.message).collect();
+    let failures: Vec<String> = copies
+        .iter()
+        .zip(&clones)
+        .filter_map(|(copy, clone)| place.put(copy, clone).err())
+        .map(|failure| failure.message)
+        .collect();
     if failures.is_empty() { Ok(()) } else { Err(Failure { definite: false, message: failures.join("; ") }) }
 }
 
@@ -68,13 +82,19 @@ struct Place {
 impl Place {
     fn open(wanted: &Replace) -> Result<Self, Failure> {
         let process = PathBuf::from(format!("/proc/{}", wanted.pid));
-        let namespace = File::open(process.join("ns/mnt")).map_err(doing(format!("open the mount namespace of process {}", wanted.pid)))?;
-        let inode = |file: &File| file.metadata().map(|metadata| metadata.ino()).map_err(doing("look at a mount namespace"));
+        let namespace = File::open(process.join("ns/mnt"))
+            .map_err(doing(format!("open the mount namespace of process {}", wanted.pid)))?;
+        let inode =
+            |file: &File| file.metadata().map(|metadata| metadata.ino()).map_err(doing("look at a mount namespace"));
         if inode(&namespace)? != wanted.namespace_inode {
-            return Err(Failure { definite: false, message: format!("process {} is in another mount namespace by now", wanted.pid) });
+            return Err(Failure {
+                definite: false,
+                message: format!("process {} is in another mount namespace by now", wanted.pid),
+            });
         }
         let host = fs::metadata("/proc/1/ns/mnt").map_err(doing("look at the host's mount namespace"))?;
-        let table = fs::read(process.join("mountinfo")).map_err(doing(format!("read the mount table of process {}", wanted.pid)))?;
+        let table = fs::read(process.join("mountinfo"))
+            .map_err(doing(format!("read the mount table of process {}", wanted.pid)))?;
         Ok(Self {
             namespace: namespace.into(),
             table: mountinfo::parse(&table),

@@ -27,7 +27,12 @@ pub(crate) fn holding(devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
     }
     for task in tasks() {
         let Ok(inode) = fs::metadata(task.directory.join("ns/mnt")).map(|metadata| metadata.ino()) else { continue };
-        let namespace = namespaces.entry(inode).or_insert_with(|| MountNamespace { inode, pid: task.pid, table: table(&task.directory), killed: true });
+        let namespace = namespaces.entry(inode).or_insert_with(|| MountNamespace {
+            inode,
+            pid: task.pid,
+            table: table(&task.directory),
+            killed: true,
+        });
         if namespace.table.is_empty() {
             // The process that was asked first had ended in between.
             (namespace.pid, namespace.table) = (task.pid, table(&task.directory));
@@ -56,10 +61,10 @@ fn tasks() -> impl Iterator<Item = Task> {
             return Some(Task { pid, directory: process });
         }
         let threads = process.join("task");
-        numbers(&threads).map(|thread| threads.join(thread.to_string())).find(|thread| fs::metadata(thread.join("ns/mnt")).is_ok()).map(|directory| Task {
-            pid,
-            directory,
-        })
+        numbers(&threads)
+            .map(|thread| threads.join(thread.to_string()))
+            .find(|thread| fs::metadata(thread.join("ns/mnt")).is_ok())
+            .map(|directory| Task { pid, directory })
     })
 }
 

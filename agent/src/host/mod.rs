@@ -124,7 +124,8 @@ impl Host {
             }
             Step::Fence(id) => {
                 // The mark first: were the agent to die in between, its successor must not attach it again.
-                std::fs::write(paths::from_agent(&self.paths.fenced().join(id.to_string())), b"").map_err(StepError::Mark)?;
+                std::fs::write(paths::from_agent(&self.paths.fenced().join(id.to_string())), b"")
+                    .map_err(StepError::Mark)?;
                 self.tunnels.detach(id);
                 Ok(())
             }
@@ -134,14 +135,28 @@ impl Host {
             }
             Step::Mount(superblock) => {
                 let (_, target) = endpoint(desired, &superblock.namespace)?;
-                let share = desired.objects.shares.get(&superblock.share).ok_or_else(|| StepError::Gone(format!("Share {}", superblock.share)))?;
-                let work = Mount { superblock: superblock.clone(), server: target.server, export: share.export.clone() };
+                let share = desired
+                    .objects
+                    .shares
+                    .get(&superblock.share)
+                    .ok_or_else(|| StepError::Gone(format!("Share {}", superblock.share)))?;
+                let work =
+                    Mount { superblock: superblock.clone(), server: target.server, export: share.export.clone() };
                 self.hand(Work::Mount(work), REMOTE).await
             }
             Step::Publish(id, superblock) => {
-                let publication = desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                let publication =
+                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
                 let target_path = publication.target_path.clone().into();
-                self.hand(Work::Publish(Publish { superblock: superblock.clone(), target_path, read_only: publication.read_only }), LOCAL).await
+                self.hand(
+                    Work::Publish(Publish {
+                        superblock: superblock.clone(),
+                        target_path,
+                        read_only: publication.read_only,
+                    }),
+                    LOCAL,
+                )
+                .await
             }
             Step::Replace { old, new } => self.replace(old, new).await,
             Step::Abort(superblock) => {
@@ -149,7 +164,8 @@ impl Host {
                 self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await
             }
             Step::Unpublish(id) => {
-                let publication = desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                let publication =
+                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
                 self.hand(Work::Unpublish { target_path: publication.target_path.clone().into() }, LOCAL).await?;
                 records::remove(&self.paths, *id).map_err(StepError::Record)
             }
@@ -157,16 +173,32 @@ impl Host {
                 if *abort {
                     warn!(%superblock, "detaching a mount whose server is away: what was not yet written to it is lost");
                 }
-                self.hand(Work::Retire { superblock: superblock.clone(), abort: *abort }, if *abort { LOCAL } else { FLUSH }).await
+                self.hand(
+                    Work::Retire { superblock: superblock.clone(), abort: *abort },
+                    if *abort { LOCAL } else { FLUSH },
+                )
+                .await
             }
         }
     }
 
     /// All namespaces side by side: one that blocks keeps no other container on the dead server.
-    async fn replace(&self, old: &moorline_shared::id::SuperblockId, new: &moorline_shared::id::SuperblockId) -> Result<(), StepError> {
+    async fn replace(
+        &self,
+        old: &moorline_shared::id::SuperblockId,
+        new: &moorline_shared::id::SuperblockId,
+    ) -> Result<(), StepError> {
         let places = observe::places(&self.paths, old).map_err(|error| StepError::Places(old.to_string(), error))?;
         let hands = places.into_iter().map(|place| {
-            self.hand(Work::Replace(Replace { old: old.clone(), new: new.clone(), pid: place.pid, namespace_inode: place.inode }), LOCAL)
+            self.hand(
+                Work::Replace(Replace {
+                    old: old.clone(),
+                    new: new.clone(),
+                    pid: place.pid,
+                    namespace_inode: place.inode,
+                }),
+                LOCAL,
+            )
         });
         futures_util::future::join_all(hands).await.into_iter().collect()
     }
@@ -177,7 +209,11 @@ impl Host {
 }
 
 fn endpoint<'a>(desired: &'a Desired, id: &NamespaceId) -> Result<(&'a Gateway, &'a Target), StepError> {
-    let gateway = desired.objects.gateways.get(&id.target.gateway).ok_or_else(|| StepError::Gone(format!("Gateway {}", id.target.gateway)))?;
+    let gateway = desired
+        .objects
+        .gateways
+        .get(&id.target.gateway)
+        .ok_or_else(|| StepError::Gone(format!("Gateway {}", id.target.gateway)))?;
     let target = gateway.target(&id.target.target).ok_or_else(|| StepError::Gone(format!("target {}", id.target)))?;
     Ok((gateway, target))
 }

@@ -15,7 +15,7 @@ use super::paths::{Paths, from_agent};
 
 /// The part of an observation that the kernel's tables hold.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(super) struct Seen {
     pub namespaces: BTreeSet<NamespaceId>,
     pub fenced: BTreeSet<NamespaceId>,
     pub superblocks: BTreeSet<SuperblockId>,
@@ -42,13 +42,16 @@ pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publ
         published: published(&host, &devices, publications),
         ..Seen::default()
     };
-    let targets: BTreeSet<&Path> = publications.values().map(|publication| Path::new(&publication.target_path)).collect();
+    let targets: BTreeSet<&Path> =
+        publications.values().map(|publication| Path::new(&publication.target_path)).collect();
     let mut alive = BTreeSet::new();
     for namespace in &namespaces {
         for mount in &namespace.table {
             let Some(superblock) = devices.get(&mount.device) else { continue };
             // The base mounts and the publications themselves are no copies.
-            if mount.mount_point.starts_with(paths.node()) || is_host(namespace) && targets.contains(mount.mount_point.as_path()) {
+            if mount.mount_point.starts_with(paths.node())
+                || is_host(namespace) && targets.contains(mount.mount_point.as_path())
+            {
                 continue;
             }
             let copies = seen.copies.entry(superblock.clone()).or_default();
@@ -67,8 +70,11 @@ pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publ
 
 /// Where copies of a superblock lie on top, and so are what applications see.
 pub(crate) fn places(paths: &Paths, superblock: &SuperblockId) -> io::Result<Vec<Place>> {
-    let devices: BTreeSet<Device> = bases(paths, &host_table()?).into_iter().filter(|(_, id)| id == superblock).map(|(device, _)| device).collect();
-    let wanted = |mount: &Mount, table: &[Mount]| devices.contains(&mount.device) && !mount.mount_point.starts_with(paths.node()) && mount.on_top(table);
+    let devices: BTreeSet<Device> =
+        bases(paths, &host_table()?).into_iter().filter(|(_, id)| id == superblock).map(|(device, _)| device).collect();
+    let wanted = |mount: &Mount, table: &[Mount]| {
+        devices.contains(&mount.device) && !mount.mount_point.starts_with(paths.node()) && mount.on_top(table)
+    };
     let namespaces = containers::holding(&devices).into_iter();
     Ok(namespaces
         .filter(|namespace| namespace.table.iter().any(|mount| wanted(mount, &namespace.table)))
@@ -84,8 +90,13 @@ fn bases(paths: &Paths, host: &[Mount]) -> BTreeMap<Device, SuperblockId> {
     host.iter().filter_map(|mount| Some((mount.device, child(&paths.mounts(), &mount.mount_point)?))).collect()
 }
 
-fn published(host: &[Mount], devices: &BTreeMap<Device, SuperblockId>, publications: &BTreeMap<PublicationId, Publication>) -> BTreeMap<PublicationId, Vec<Layer>> {
-    let ids: BTreeMap<&Path, PublicationId> = publications.iter().map(|(id, publication)| (Path::new(&publication.target_path), *id)).collect();
+fn published(
+    host: &[Mount],
+    devices: &BTreeMap<Device, SuperblockId>,
+    publications: &BTreeMap<PublicationId, Publication>,
+) -> BTreeMap<PublicationId, Vec<Layer>> {
+    let ids: BTreeMap<&Path, PublicationId> =
+        publications.iter().map(|(id, publication)| (Path::new(&publication.target_path), *id)).collect();
     let mut published: BTreeMap<PublicationId, Vec<Layer>> = BTreeMap::new();
     for mount in host {
         if let Some(id) = ids.get(mount.mount_point.as_path()) {

@@ -72,7 +72,11 @@ impl Tunnels {
         })
         .map_err(|error| TunnelError::Device(id.clone(), error))?;
         // The datagrams leave by the host's network, where this process is.
-        let any: SocketAddr = if target.endpoint.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
+        let any: SocketAddr = if target.endpoint.is_ipv6() {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        };
         let socket = UdpSocket::bind(any).map_err(|error| TunnelError::Socket(id.clone(), error))?;
         let config = Config {
             private_key: private_key(&spec.private_key)?,
@@ -82,7 +86,9 @@ impl Tunnels {
             allowed: vec![target.server],
             local: vec![spec.address],
         };
-        let tunnel = Simple.start(&id.to_string(), config, device, socket).map_err(|error| TunnelError::Start(id.clone(), error))?;
+        let tunnel = Simple
+            .start(&id.to_string(), config, device, socket)
+            .map_err(|error| TunnelError::Start(id.clone(), error))?;
         self.running().insert(id.clone(), Running { endpoint: target.endpoint, tunnel });
         Ok(())
     }
