@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -254,6 +255,21 @@ fn errors_of_the_descriptors_do_not_end_the_tunnel() {
     server.write(&packet(SERVER, NODE, 2));
     node.until("a refused packet", |stats| stats.dropped.of(DropReason::TunWrite) > 0);
     assert!(node.stats().running);
+}
+
+#[test]
+fn a_tun_that_is_gone_is_tried_now_and_then() {
+    // Always ready, and every read fails, as of a device that was deleted.
+    let gone = OwnedFd::from(OpenOptions::new().write(true).open("/dev/null").unwrap());
+    let (raw, socket) = (udp(), udp());
+    let config = config(1, 2, raw.local_addr().unwrap(), NODE, SERVER);
+    let tunnel = Simple.start("test", config, gone, socket).unwrap();
+    let failed = || tunnel.stats().dropped.of(DropReason::TunRead);
+    assert!(eventually(|| failed() > 0));
+    let (before, begun) = (failed(), clock());
+    assert!(eventually(|| failed() > before + 20), "it is never given up");
+    assert!(begun.elapsed() > Duration::from_millis(700), "and costs next to nothing");
+    assert!(tunnel.stats().running);
 }
 
 #[test]

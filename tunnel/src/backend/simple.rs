@@ -115,20 +115,13 @@ impl Path {
     fn run(&mut self) {
         let mut next_tick = clock();
         loop {
-            let now = clock();
-            if now >= next_tick {
-                next_tick = now + TICK;
-                self.tun = Health::Usable;
-                self.udp = Health::Usable;
-                self.peer.tick(now, &mut self.ports);
-            }
             let interest = Interest {
                 // While a datagram waits for room the TUN waits too: its queue pushes back on the sender.
                 tun: self.tun == Health::Usable && self.ports.has_room(),
                 udp: self.udp == Health::Usable,
                 udp_room: !self.ports.has_room(),
             };
-            let ready = match self.ports.device.wait(interest, self.patience(next_tick, now)) {
+            let ready = match self.ports.device.wait(interest, self.patience(next_tick, clock())) {
                 Ok(ready) => ready,
                 // Only a lack of memory is left. It passes, and the tunnel may be what frees it.
                 Err(_) => continue,
@@ -138,8 +131,9 @@ impl Path {
             }
             let now = clock();
             if now >= next_tick {
-                // After a long sleep the protocol must know the time before it sees a packet.
+                // First of all: after a long sleep the protocol must know the time before it sees a packet.
                 next_tick = now + TICK;
+                (self.tun, self.udp) = (Health::Usable, Health::Usable);
                 self.peer.tick(now, &mut self.ports);
             }
             if ready.udp_room {
