@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_shared::id::{NamespaceId, PublicationId};
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Layer, Moment, Observed, Server, Tunnel};
 use moorline_shared::plan::{self, Desired, Lane, Step};
@@ -84,6 +84,8 @@ pub(crate) struct Reconciler {
     busy: BTreeSet<Lane>,
     setbacks: HashMap<Step, Setback>,
     waiters: HashMap<PublicationId, Vec<Waiter>>,
+    /// Superblocks whose end with an error was logged: it is repeated as long as they are held.
+    said_aborting: BTreeSet<SuperblockId>,
     /// What each share waits for, as it was last logged.
     said_waiting: BTreeMap<Name, plan::Waiting>,
 }
@@ -111,6 +113,7 @@ impl Reconciler {
             busy: BTreeSet::new(),
             setbacks: HashMap::new(),
             waiters: HashMap::new(),
+            said_aborting: BTreeSet::new(),
             said_waiting: BTreeMap::new(),
         })
     }
@@ -279,8 +282,25 @@ impl Reconciler {
                 lanes.entry(step.lane()).or_default().push(step);
             }
         }
+        self.said_aborting.retain(|superblock| observed.superblocks.contains(superblock));
         for (lane, steps) in lanes {
+            steps.iter().for_each(|step| self.say_what_is_lost(step));
             self.execute(lane, steps);
+        }
+    }
+
+    fn say_what_is_lost(&mut self, step: &Step) {
+        let (Step::Abort(superblock) | Step::Retire { superblock, abort: true }) = step else { return };
+        if !self.said_aborting.insert(superblock.clone()) {
+            return;
+        }
+        match superblock.user {
+            User::ReadOnly => info!(%superblock, "ending what waits for a server that is given up: calls get EIO"),
+            User::ReadWrite(publication) => warn!(
+                %superblock,
+                %publication,
+                "ending what waits for a server that is given up: calls get EIO, and what was written and not yet synced is lost"
+            ),
         }
     }
 
@@ -490,10 +510,14 @@ async fn ask_for_ever(question: Question, namespace: NamespaceId, events: mpsc::
         if let Err(error) = &answer {
             debug!(%namespace, "no answer from {}: {error}", question.server);
         }
+        // One that took all its time need not wait for the next.
+        let waited = matches!(&answer, Err(error) if error.kind() == std::io::ErrorKind::TimedOut);
         if events.send(Event::Probed { namespace: namespace.clone(), answered: answer.is_ok() }).await.is_err() {
             return;
         }
-        tokio::time::sleep(PAUSE).await;
+        if !waited {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 

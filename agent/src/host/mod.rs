@@ -15,7 +15,6 @@ use moorline_shared::id::{NamespaceId, PublicationId};
 use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
-use tracing::warn;
 
 use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
 use paths::Paths;
@@ -159,10 +158,7 @@ impl Host {
                 .await
             }
             Step::Replace { old, new } => self.replace(old, new).await,
-            Step::Abort(superblock) => {
-                warn!(%superblock, "aborting what waits for a server that is away: what was not yet written to it is lost");
-                self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await
-            }
+            Step::Abort(superblock) => self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await,
             Step::Unpublish(id) => {
                 let publication =
                     desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
@@ -170,9 +166,6 @@ impl Host {
                 records::remove(&self.paths, *id).map_err(StepError::Record)
             }
             Step::Retire { superblock, abort } => {
-                if *abort {
-                    warn!(%superblock, "detaching a mount whose server is away: what was not yet written to it is lost");
-                }
                 self.hand(
                     Work::Retire { superblock: superblock.clone(), abort: *abort },
                     if *abort { LOCAL } else { FLUSH },
