@@ -263,6 +263,8 @@ impl Reconciler {
     fn observe(&self) -> std::io::Result<Observed> {
         let mut observed = self.host.observe(&self.desired.publications)?;
         observed.servers = self.servers.clone();
+        let ending = |lane: &Lane| if let Lane::Ending(superblock) = lane { Some(superblock.clone()) } else { None };
+        observed.ending = self.busy.iter().filter_map(ending).collect();
         Ok(observed)
     }
 

@@ -193,7 +193,12 @@ impl<'a> View<'a> {
             }
         }
         for (id, tunnel) in &self.observed.namespaces {
-            let empty = !self.observed.superblocks.iter().any(|superblock| superblock.namespace == *id);
+            let empty = !self
+                .observed
+                .superblocks
+                .iter()
+                .chain(&self.observed.ending)
+                .any(|superblock| superblock.namespace == *id);
             let wanted = *tunnel != Tunnel::Fenced && gateways.contains_key(&id.target.gateway);
             // A superblock whose base is gone may live on in a container until that ends: so does its namespace,
             // which the kernel keeps. Only the name and the data path go.

@@ -29,8 +29,9 @@ pub(crate) const TUN_NAME: &str = "moorline0";
 const LOCAL: Duration = Duration::from_secs(10);
 /// For what asks a server.
 const REMOTE: Duration = Duration::from_secs(30);
-/// For flushing what a pod left unwritten: as long as its server answers, it may take its time.
-const FLUSH: Duration = Duration::from_secs(600);
+/// For writing what a pod left unwritten. A longer flush goes on in the kernel and is waited for again, unless its
+/// server has gone away meanwhile.
+const FLUSH: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
