@@ -1,4 +1,15 @@
 //! What moorline knows without touching anything: the objects people write, the plan that follows from them,
 //! and the report that comes back. No I/O, no clock, no randomness, no runtime.
 
+pub mod gateway;
+pub mod health;
+pub mod id;
 pub mod key;
+pub mod name;
+pub mod objects;
+pub mod observed;
+pub mod plan;
+pub mod publication;
+pub mod report;
+pub mod share;
+pub mod yaml;

@@ -1,0 +1,47 @@
+//! A storage endpoint: its targets in the order of failover, and the tunnel that leads to them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::key::{PrivateKey, PublicKey};
+use crate::name::Name;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    pub name: Name,
+    /// The targets hold the same data: a ReadWrite share may move between them.
+    pub shared_data: bool,
+    pub tunnel: TunnelSpec,
+    /// Never empty; the first is preferred.
+    pub targets: Vec<Target>,
+}
+
+impl Gateway {
+    pub fn target(&self, name: &Name) -> Option<&Target> {
+        self.targets.iter().find(|target| target.name == *name)
+    }
+}
+
+/// This node's end of the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelSpec {
+    pub address: IpAddr,
+    pub private_key: KeySource,
+    pub mtu: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    Inline(PrivateKey),
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub name: Name,
+    /// Where WireGuard's datagrams go.
+    pub endpoint: SocketAddr,
+    pub public_key: PublicKey,
+    /// The NFS server's address inside the tunnel.
+    pub server: IpAddr,
+}

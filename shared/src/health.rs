@@ -1,0 +1,19 @@
+//! How a mount is, and what may be done to it.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Health {
+    /// Wanted and not there yet: the pod's start waits.
+    Mounting,
+    /// The server answers. Publish and detach freely; never abort.
+    Healthy,
+    /// The server is away and nothing may take its place yet: I/O blocks, as hard promises. Publishing waits.
+    Hung,
+    /// A newer epoch takes its place: copies of this one are being replaced, its calls aborted.
+    FailingOver,
+    /// Its network namespace leads nowhere for good. It is aborted until its last copy is gone.
+    Fenced,
+    /// Nobody wants it any more: it is flushed, or aborted if its server is away, and detached.
+    Unmounting,
+}

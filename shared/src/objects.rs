@@ -1,0 +1,153 @@
+//! All objects together: what the files say, less what contradicts itself, plus what running pods still need.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::gateway::Gateway;
+use crate::name::Name;
+use crate::share::Share;
+use crate::yaml::{Located, Object, Problem};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    pub gateways: BTreeMap<Name, Gateway>,
+    pub shares: BTreeMap<Name, Share>,
+    /// Shares whose object, or whose gateway's, is gone while pods use them: served on, published no more.
+    pub withdrawn: BTreeSet<Name>,
+}
+
+impl Objects {
+    /// The objects after the files were read anew. Nothing that a share `in_use` rests on is changed or taken away.
+    pub fn revise(&self, files: &[Located], in_use: &BTreeSet<Name>) -> (Self, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut next = Self::default();
+        let gateways_in_use: BTreeSet<&Name> =
+            self.shares.values().filter(|share| in_use.contains(&share.name)).map(|share| &share.gateway).collect();
+
+        for located in files {
+            let Object::Gateway(gateway) = &located.object else { continue };
+            let name = &gateway.name;
+            let old = self.gateways.get(name).filter(|_| gateways_in_use.contains(name));
+            if next.gateways.contains_key(name) {
+                problems.push(located.problem(
+                    "metadata.name",
+                    format!("a Gateway {name} stands in an earlier file or document; remove one"),
+                ));
+            } else if let Some(old) = old.filter(|old| *old != gateway) {
+                problems.push(located.problem("spec", format!("Gateway {name} is in use and can't be changed under running pods; add a Gateway of another name")));
+                next.gateways.insert(name.clone(), old.clone());
+            } else {
+                next.gateways.insert(name.clone(), gateway.clone());
+            }
+        }
+        for located in files {
+            let Object::Share(share) = &located.object else { continue };
+            let name = &share.name;
+            let old = self.shares.get(name).filter(|_| in_use.contains(name));
+            if next.shares.contains_key(name) {
+                problems.push(located.problem(
+                    "metadata.name",
+                    format!("a Share {name} stands in an earlier file or document; remove one"),
+                ));
+            } else if !next.gateways.contains_key(&share.gateway) {
+                let known: Vec<&str> = next.gateways.keys().map(Name::as_str).collect();
+                problems.push(located.problem(
+                    "spec.gateway",
+                    format!("there is no Gateway {}; there are: [{}]", share.gateway, known.join(", ")),
+                ));
+            } else if let Some(old) = old.filter(|old| !same_storage(old, share)) {
+                problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export and access can't change under running pods; add a Share of another name")));
+                next.shares.insert(name.clone(), old.clone());
+            } else {
+                next.shares.insert(name.clone(), share.clone());
+            }
+        }
+        self.retain(in_use, &mut next);
+        (next, problems)
+    }
+
+    /// A deleted or emptied object takes nothing from running pods.
+    fn retain(&self, in_use: &BTreeSet<Name>, next: &mut Self) {
+        for share in self.shares.values().filter(|share| in_use.contains(&share.name)) {
+            if !next.shares.contains_key(&share.name) {
+                next.shares.insert(share.name.clone(), share.clone());
+                next.withdrawn.insert(share.name.clone());
+            }
+            if let Some(gateway) = self.gateways.get(&share.gateway)
+                && !next.gateways.contains_key(&share.gateway)
+            {
+                next.gateways.insert(gateway.name.clone(), gateway.clone());
+            }
+        }
+    }
+}
+
+fn same_storage(old: &Share, new: &Share) -> bool {
+    (&old.gateway, &old.export, old.access) == (&new.gateway, &new.export, new.access)
+}
+
+impl Located {
+    fn problem(&self, field: &str, message: String) -> Problem {
+        Problem { file: self.file.clone(), line: Some(self.line), field: field.to_owned(), message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::parse;
+
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn gateway(server: &str) -> String {
+        format!(
+            "apiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {{name: gw}}\nspec:\n  tunnel: {{address: 10.0.0.2, privateKey: {KEY}}}\n  targets: [{{name: a, endpoint: '192.0.2.1:1', publicKey: {KEY}, server: {server}}}]\n"
+        )
+    }
+
+    fn share(export: &str, namespaces: &str) -> String {
+        format!(
+            "---\napiVersion: moorline.io/v1alpha1\nkind: Share\nmetadata: {{name: data}}\nspec: {{gateway: gw, export: {export}, access: ReadOnly, namespaces: {namespaces}}}\n"
+        )
+    }
+
+    fn revise(old: &Objects, text: &str, in_use: bool) -> (Objects, Vec<String>) {
+        let in_use = in_use.then(|| "data".parse().unwrap()).into_iter().collect();
+        let (next, problems) = old.revise(&parse("f.yaml", text).unwrap(), &in_use);
+        (next, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_share_without_its_gateway_is_refused_by_name() {
+        let (next, problems) = revise(&Objects::default(), &share("/data", "[a]"), false);
+        assert!(next.shares.is_empty());
+        assert_eq!(problems, ["f.yaml:2: spec.gateway: there is no Gateway gw; there are: []"]);
+    }
+
+    #[test]
+    fn what_running_pods_use_survives_an_emptied_directory_and_is_published_no_more() {
+        let (old, problems) = revise(&Objects::default(), &(gateway("10.0.0.1") + &share("/data", "[a]")), false);
+        assert_eq!(problems, [""; 0]);
+        let (kept, _) = revise(&old, "", true);
+        assert_eq!((&kept.gateways, &kept.shares, kept.withdrawn.len()), (&old.gateways, &old.shares, 1));
+        let (gone, _) = revise(&old, "", false);
+        assert_eq!(gone, Objects::default());
+    }
+
+    #[test]
+    fn storage_in_use_does_not_change_but_who_may_use_it_does() {
+        let text = gateway("10.0.0.1") + &share("/data", "[a]");
+        let (old, _) = revise(&Objects::default(), &text, false);
+        let (next, problems) = revise(&old, &(gateway("10.0.0.9") + &share("/other", "[b]")), true);
+        assert_eq!((&next.gateways, &next.shares, problems.len()), (&old.gateways, &old.shares, 2));
+        let (next, problems) = revise(&old, &(gateway("10.0.0.1") + &share("/data", "[b]")), true);
+        assert!(problems.is_empty() && next.shares.values().all(|share| share.namespaces.allow("b")));
+        let (next, problems) = revise(&old, &(gateway("10.0.0.9") + &share("/other", "[b]")), false);
+        assert!(problems.is_empty() && next != old);
+    }
+
+    #[test]
+    fn of_two_objects_with_one_name_the_second_is_refused() {
+        let (_, problems) = revise(&Objects::default(), &(gateway("10.0.0.1") + "---\n" + &gateway("10.0.0.2")), false);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! What the host was seen to hold. Made by the agent from the mount table, its run directory and its probes;
+//! nothing here is remembered from an earlier plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::id::{NamespaceId, PublicationId, SuperblockId};
+
+/// Time since an origin of the caller's choosing: the planner reads no clock.
+pub type Moment = Duration;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub namespaces: BTreeMap<NamespaceId, Tunnel>,
+    /// What the probes of the server behind each namespace found.
+    pub servers: BTreeMap<NamespaceId, Server>,
+    /// Superblocks that a base mount of ours holds.
+    pub superblocks: BTreeSet<SuperblockId>,
+    /// What is mounted at a publication's target on the host, lowest first.
+    pub published: BTreeMap<PublicationId, Vec<Layer>>,
+    /// Copies of superblocks of ours in containers.
+    pub copies: BTreeMap<SuperblockId, Copies>,
+    /// Publications whose containers hold nothing but processes that were killed and can't end: they wait for the server.
+    pub killed: BTreeSet<PublicationId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tunnel {
+    /// The namespace stands; no data path is attached: packets wait or are lost, connections retry.
+    Detached,
+    /// A data path runs.
+    Attached,
+    /// It leads nowhere for good: no data path is ever attached again.
+    Fenced,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// A clone of a mount of ours, known by its device.
+    Ours(SuperblockId),
+    /// Somebody else's mount: never touched.
+    Foreign,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copies {
+    pub all: u32,
+    /// Those that nothing is mounted over: what the application sees.
+    pub on_top: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Server {
+    pub first_asked: Moment,
+    pub last_answer: Option<Moment>,
+    /// Questions in a row that got no answer.
+    pub misses: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// Not asked often enough to say.
+    Unknown,
+    Alive,
+    Away,
+}
+
+/// A server is away after this long without an answer, provided that at least two questions went unanswered.
+pub const AWAY_AFTER: Duration = Duration::from_secs(4);
+
+impl Server {
+    pub fn liveness(&self, now: Moment) -> Liveness {
+        let silent_since = self.last_answer.unwrap_or(self.first_asked);
+        if self.misses >= 2 && now.saturating_sub(silent_since) >= AWAY_AFTER {
+            Liveness::Away
+        } else if self.last_answer.is_some() {
+            Liveness::Alive
+        } else {
+            Liveness::Unknown
+        }
+    }
+}
+
+impl Observed {
+    pub fn liveness(&self, namespace: &NamespaceId, now: Moment) -> Liveness {
+        self.servers.get(namespace).map_or(Liveness::Unknown, |server| server.liveness(now))
+    }
+
+    pub fn tunnel(&self, namespace: &NamespaceId) -> Option<Tunnel> {
+        self.namespaces.get(namespace).copied()
+    }
+}

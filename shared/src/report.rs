@@ -1,0 +1,96 @@
+//! What `moorline status` shows: the agent's view, as JSON on its socket.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::health::Health;
+
+pub const API_VERSION: &str = "v1";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub node: String,
+    pub version: String,
+    pub shares: Vec<ShareReport>,
+    pub mounts: Vec<MountReport>,
+    pub publications: Vec<PublicationReport>,
+    pub tunnels: Vec<TunnelReport>,
+    /// What is wrong with the objects' files, as it is said in the log.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShareReport {
+    pub name: String,
+    pub gateway: String,
+    pub access: String,
+    /// The target that serves it.
+    pub target: Option<String>,
+    pub publications: usize,
+    /// In words, what it waits for.
+    pub waiting: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountReport {
+    pub superblock: String,
+    pub share: String,
+    pub target: String,
+    pub read_only: bool,
+    pub health: Health,
+    /// Copies in containers, the host's publications not counted.
+    pub copies: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublicationReport {
+    pub id: String,
+    pub share: String,
+    pub namespace: String,
+    pub pod: String,
+    pub pod_uid: String,
+    pub read_only: bool,
+    pub target_path: String,
+    pub state: PublicationState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PublicationState {
+    Publishing,
+    Published,
+    Unpublishing,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelReport {
+    pub namespace: String,
+    pub gateway: String,
+    pub target: String,
+    pub endpoint: String,
+    pub state: TunnelState,
+    pub handshake_age: Option<Duration>,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Whether the NFS server behind it answers.
+    pub server: ServerState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TunnelState {
+    Detached,
+    Attached,
+    Fenced,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerState {
+    Unknown,
+    Alive,
+    Away,
+}
