@@ -5,9 +5,9 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs run /run
-mount -t devtmpfs dev /dev
+mountpoint -q /dev || mount -t devtmpfs dev /dev
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-ln -s /proc/self/fd /dev/fd
+[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
 mkdir -p /dev/pts /dev/shm /run/modules/lib/modules /run/results
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
@@ -23,4 +23,4 @@ stty -F /dev/tty1 raw -echo 2>/dev/null
 "$GUEST_KIT/lab" inside --kit "$GUEST_KIT" --results /run/results $GUEST_ARGUMENTS >/dev/tty1 2>&1 </dev/null
 echo $? >/run/results/status
 sync
-poweroff -f
+poweroff -f -d

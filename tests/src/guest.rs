@@ -65,7 +65,9 @@ fn boot(init: &Path, console: File) -> io::Result<Child> {
         .stdout(Stdio::piped())
         .stderr(console)
         .spawn()
-        .map_err(|error| io::Error::new(error.kind(), format!("start the guest: {error}; is user-mode-linux installed?")))
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("start the guest: {error}; is user-mode-linux installed?"))
+        })
 }
 
 fn write_init(kit: &Path, results: &Path, arguments: &[String]) -> io::Result<PathBuf> {
@@ -84,8 +86,9 @@ fn write_init(kit: &Path, results: &Path, arguments: &[String]) -> io::Result<Pa
 }
 
 fn modules() -> io::Result<PathBuf> {
-    let mut folders = fs::read_dir(MODULES)
-        .map_err(|error| io::Error::new(error.kind(), format!("read {MODULES}: {error}; is user-mode-linux installed?")))?;
+    let mut folders = fs::read_dir(MODULES).map_err(|error| {
+        io::Error::new(error.kind(), format!("read {MODULES}: {error}; is user-mode-linux installed?"))
+    })?;
     let folder = folders.next().ok_or_else(|| io::Error::other(format!("{MODULES} is empty")))??;
     Ok(folder.path())
 }

@@ -24,7 +24,8 @@ spec:
     for site in sites {
         let (name, endpoint, key, server) = (site.name(), site.endpoint(), site.public_key(), site.server());
         // Writing to a String cannot fail.
-        let _ = writeln!(yaml, "  - {{name: {name}, endpoint: \"{endpoint}\", publicKey: \"{key}\", server: {server}}}");
+        let _ =
+            writeln!(yaml, "  - {{name: {name}, endpoint: \"{endpoint}\", publicKey: \"{key}\", server: {server}}}");
     }
     yaml
 }

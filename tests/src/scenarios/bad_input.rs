@@ -24,7 +24,11 @@ pub(super) fn bad_volumes_are_refused() {
     let good = || volume(&node, "bad", "datasets", true);
     let table: &[(&str, Volume, &str)] = &[
         ("an unknown share", Volume { share: "nowhere".into(), ..good() }, "nowhere"),
-        ("a target outside kubelet's folders", Volume { target: PathBuf::from("/etc/target"), ..good() }, "/etc/target"),
+        (
+            "a target outside kubelet's folders",
+            Volume { target: PathBuf::from("/etc/target"), ..good() },
+            "/etc/target",
+        ),
         ("a target that climbs out", Volume { target: good().target.join("../../../../../../x"), ..good() }, "target"),
         ("an unknown attribute", Volume { attributes: vec![("shrae".into(), "x".into())], ..good() }, "shrae"),
         ("another namespace", Volume { pod_namespace: "default".into(), ..good() }, "default"),
@@ -53,7 +57,11 @@ pub(super) fn bad_objects_change_nothing() {
     let table: &[(&str, String, &str)] = &[
         ("malformed YAML", format!("{good}---\n{{"), "objects.yaml"),
         ("an unknown field", good.replace("mtu:", "mut:"), "mut"),
-        ("an unknown gateway", good.replace("{gateway: gw, export: /datasets", "{gateway: gone, export: /datasets"), "gone"),
+        (
+            "an unknown gateway",
+            good.replace("{gateway: gw, export: /datasets", "{gateway: gone, export: /datasets"),
+            "gone",
+        ),
         ("nothing at all", String::new(), ""),
     ];
     for (what, objects, named) in table {
