@@ -1,1 +1,75 @@
-fn main() {}
+//! The one executable. Its links, such as `moorline-agent`, are subcommands told apart by argv[0].
+
+mod cli;
+mod exit;
+mod status;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Agent, Cli, Command, LogFormat};
+use exit::Exit;
+use moorline_agent::app::{self, Settings};
+use moorline_agent::hands;
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = env::args_os().collect();
+    // Before anything else: a hand must have one thread, and needs none of what follows.
+    if arguments.get(1).is_some_and(|argument| argument == hands::SUBCOMMAND) {
+        return hands::main();
+    }
+    let cli = Cli::parse_from(by_link(arguments));
+    let exit = match cli.command {
+        Command::Agent(agent) => run_agent(agent),
+        Command::Status(status) => status::run(&status),
+    };
+    exit.into()
+}
+
+/// `moorline-agent --config X` is `moorline agent --config X`.
+fn by_link(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let link = arguments
+        .first()
+        .and_then(|path| Path::new(path).file_name()?.to_str()?.strip_prefix("moorline-").map(OsString::from));
+    if let Some(subcommand) = link {
+        arguments.insert(1, subcommand);
+    }
+    arguments
+}
+
+fn run_agent(agent: Agent) -> Exit {
+    start_logging(agent.log_format);
+    let settings = Settings { config: agent.config, node: agent.node, run: agent.run_dir, kubelet: agent.kubelet_dir };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(app::run(settings)),
+        Err(error) => {
+            error!("start the runtime: {error}");
+            return Exit::Failed;
+        }
+    };
+    match outcome {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            error!("{}", moorline_agent::chain(&error));
+            Exit::of(&error)
+        }
+    }
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::builder()
+        .with_env_var("MOORLINE_LOG")
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env_lossy();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Human => builder.with_target(false).init(),
+    }
+}

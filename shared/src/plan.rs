@@ -91,6 +91,24 @@ pub enum Waiting {
     DataNotShared,
 }
 
+impl Waiting {
+    /// In words for people, with the likely cure.
+    pub fn explain(self, share: &Share) -> String {
+        let Share { name, gateway, .. } = share;
+        match self {
+            Self::NoTarget => format!(
+                "Share {name} waits: no target of Gateway {gateway} answers yet; are their endpoints, keys and servers right, and is UDP open on the way?"
+            ),
+            Self::NoSuccessor => format!(
+                "Share {name} waits: its server is away, and no other target of Gateway {gateway} answers; I/O blocks until one does"
+            ),
+            Self::DataNotShared => format!(
+                "Share {name} waits: its server is away, and Gateway {gateway} does not say that its targets share their data (sharedData: true), so a ReadWrite share stays where it is; I/O blocks until the server is back"
+            ),
+        }
+    }
+}
+
 pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Vec<Step> {
     let view = View { desired, observed, now };
     let mut steps = Vec::new();

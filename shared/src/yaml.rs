@@ -267,18 +267,13 @@ impl Document<'_> {
     }
 
     fn problem<T>(&self, at: &Spanned<T>, field: &str, message: String) -> Problem {
-        Problem {
-            file: self.file.to_owned(),
-            line: Some(u64::from(at.referenced.line())),
-            field: field.to_owned(),
-            message,
-        }
+        Problem { file: self.file.to_owned(), line: Some(at.referenced.line()), field: field.to_owned(), message }
     }
 
     fn read<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         serde_saphyr::from_str(&self.text).map_err(|error| Problem {
             file: self.file.to_owned(),
-            line: Some(error.location().map_or(self.line, |location| u64::from(location.line()))),
+            line: Some(error.location().map_or(self.line, |location| location.line())),
             field: String::new(),
             message: one_line(&error.without_snippet().to_string()),
         })

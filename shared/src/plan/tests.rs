@@ -1,1 +1,385 @@
+//! Random walks through a small world: targets that die and come back, pods that come and go, an agent that restarts,
+//! steps that fail. A failing walk prints its operations and the world's state.
 
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::observed::{Copies, Server};
+use crate::publication::Pod;
+use crate::yaml::{Located, parse};
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const SLOTS: usize = 4;
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// A pod wants a share: slots 0 and 1 read `data`, 2 and 3 write `checkpoints`.
+    Publish(usize),
+    Unpublish(usize),
+    StartContainer(usize),
+    EndContainers(usize),
+    KillContainers(usize),
+    ServerDies(usize),
+    ServerReturns(usize),
+    AgentRestarts,
+    /// A second passes, and the planned steps are done but those whose bit is set.
+    Second(u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        2 => (0..SLOTS).prop_map(Op::Publish),
+        1 => (0..SLOTS).prop_map(Op::Unpublish),
+        2 => (0..SLOTS).prop_map(Op::StartContainer),
+        1 => (0..SLOTS).prop_map(Op::EndContainers),
+        1 => (0..SLOTS).prop_map(Op::KillContainers),
+        1 => (0..2usize).prop_map(Op::ServerDies),
+        1 => (0..2usize).prop_map(Op::ServerReturns),
+        1 => Just(Op::AgentRestarts),
+        12 => any::<u8>().prop_map(|mask| Op::Second(mask & mask.rotate_left(3))),
+    ]
+}
+
+/// A container's view of its volume, lowest layer first.
+#[derive(Debug, Clone)]
+struct Container {
+    layers: Vec<SuperblockId>,
+    killed: bool,
+}
+
+#[derive(Debug)]
+struct World {
+    desired: Desired,
+    observed: Observed,
+    alive: [bool; 2],
+    containers: BTreeMap<PublicationId, Vec<Container>>,
+    now: Moment,
+}
+
+impl World {
+    fn new(shared_data: bool) -> Self {
+        let text = format!(
+            "apiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {{name: gw}}\nspec:\n  sharedData: {shared_data}\n  tunnel: {{address: 10.0.0.2, privateKey: {KEY}}}\n  targets:\n  - {{name: a, endpoint: '192.0.2.1:1', publicKey: {KEY}, server: 10.0.0.1}}\n  - {{name: b, endpoint: '192.0.2.2:1', publicKey: {KEY}, server: 10.0.1.1}}\n---\napiVersion: moorline.io/v1alpha1\nkind: Share\nmetadata: {{name: data}}\nspec: {{gateway: gw, export: /data, access: ReadOnly, namespaces: ['*']}}\n---\napiVersion: moorline.io/v1alpha1\nkind: Share\nmetadata: {{name: checkpoints}}\nspec: {{gateway: gw, export: /ckpt, access: ReadWrite, namespaces: ['*']}}\n"
+        );
+        let files: Vec<Located> = parse("f.yaml", &text).unwrap();
+        let (objects, problems) = Objects::default().revise(&files, &BTreeSet::new());
+        assert!(problems.is_empty(), "{problems:?}");
+        Self {
+            desired: Desired { objects, publications: BTreeMap::new() },
+            observed: Observed::default(),
+            alive: [true; 2],
+            containers: BTreeMap::new(),
+            now: Duration::from_secs(100),
+        }
+    }
+
+    fn publication(slot: usize) -> Publication {
+        Publication {
+            volume_id: format!("v{slot}"),
+            target_path: format!("/pods/{slot}"),
+            share: if slot < 2 { "data" } else { "checkpoints" }.parse().unwrap(),
+            read_only: slot < 2,
+            pod: Pod::default(),
+            wanted: true,
+        }
+    }
+
+    fn apply(&mut self, op: &Op) {
+        let id = |slot: usize| Self::publication(slot).id();
+        match *op {
+            Op::Publish(slot) => {
+                self.desired.publications.entry(id(slot)).or_insert_with(|| Self::publication(slot));
+            }
+            Op::Unpublish(slot) => {
+                // Kubelet takes a volume back only when its containers have ended.
+                if self.containers.get(&id(slot)).is_none_or(Vec::is_empty)
+                    && let Some(publication) = self.desired.publications.get_mut(&id(slot))
+                {
+                    publication.wanted = false;
+                }
+            }
+            Op::StartContainer(slot) => {
+                let wanted = self.desired.publications.get(&id(slot)).is_some_and(|publication| publication.wanted);
+                if let Some(Layer::Ours(top)) = self.observed.published.get(&id(slot)).and_then(|layers| layers.last())
+                    && wanted
+                {
+                    let container = Container { layers: vec![top.clone()], killed: false };
+                    self.containers.entry(id(slot)).or_default().push(container);
+                }
+            }
+            Op::EndContainers(slot) => drop(self.containers.remove(&id(slot))),
+            Op::KillContainers(slot) => {
+                self.containers.entry(id(slot)).or_default().iter_mut().for_each(|c| c.killed = true)
+            }
+            Op::ServerDies(target) => self.alive[target] = false,
+            Op::ServerReturns(target) => self.alive[target] = true,
+            Op::AgentRestarts => {
+                self.observed
+                    .namespaces
+                    .values_mut()
+                    .filter(|t| **t == Tunnel::Attached)
+                    .for_each(|t| *t = Tunnel::Detached);
+                self.observed.servers.clear();
+            }
+            Op::Second(failing) => self.second(failing),
+        }
+    }
+
+    fn second(&mut self, failing: u8) {
+        self.now += Duration::from_secs(1);
+        self.probe();
+        self.look();
+        for (index, step) in plan(&self.desired, &self.observed, self.now).into_iter().enumerate() {
+            if failing & (1 << (index % 8)) == 0 {
+                self.perform(&step);
+            }
+        }
+        self.look();
+    }
+
+    fn probe(&mut self) {
+        for (id, tunnel) in &self.observed.namespaces {
+            if *tunnel != Tunnel::Attached {
+                continue;
+            }
+            let server = self
+                .observed
+                .servers
+                .entry(id.clone())
+                .or_insert(Server { first_asked: self.now, ..Server::default() });
+            if self.alive[usize::from(id.target.target.as_str() == "b")] {
+                (server.last_answer, server.misses) = (Some(self.now), 0);
+            } else {
+                server.misses += 1;
+            }
+        }
+    }
+
+    /// What is in containers, as an observation sees it.
+    fn look(&mut self) {
+        self.observed.copies.clear();
+        self.observed.killed.clear();
+        for (id, containers) in &self.containers {
+            for container in containers {
+                for (depth, layer) in container.layers.iter().enumerate() {
+                    let copies: &mut Copies = self.observed.copies.entry(layer.clone()).or_default();
+                    copies.all += 1;
+                    copies.on_top += u32::from(depth + 1 == container.layers.len());
+                }
+            }
+            if !containers.is_empty() && containers.iter().all(|container| container.killed) {
+                self.observed.killed.insert(*id);
+            }
+        }
+    }
+
+    fn is_alive(&self, namespace: &NamespaceId) -> bool {
+        self.alive[usize::from(namespace.target.target.as_str() == "b")]
+            && self.observed.namespaces.get(namespace) != Some(&Tunnel::Fenced)
+    }
+
+    fn writers_elsewhere(&self, superblock: &SuperblockId) -> Option<&SuperblockId> {
+        self.observed.superblocks.iter().find(|other| {
+            other.share == superblock.share
+                && matches!(other.user, User::ReadWrite(_))
+                && other.namespace != superblock.namespace
+                && self.observed.namespaces.get(&other.namespace) != Some(&Tunnel::Fenced)
+        })
+    }
+
+    /// Does a step as the host would, and holds it against the invariants.
+    fn perform(&mut self, step: &Step) {
+        match step {
+            Step::MakeNamespace(id) => {
+                assert!(self.observed.namespaces.insert(id.clone(), Tunnel::Detached).is_none(), "{id} is made twice");
+            }
+            Step::AttachTunnel(id) => {
+                let tunnel = self.observed.namespaces.get_mut(id).unwrap();
+                assert_eq!(*tunnel, Tunnel::Detached, "a fenced namespace is never attached again");
+                *tunnel = Tunnel::Attached;
+            }
+            Step::Fence(id) => drop(self.observed.namespaces.insert(id.clone(), Tunnel::Fenced)),
+            Step::RemoveNamespace(id) => {
+                assert!(!self.observed.superblocks.iter().any(|s| s.namespace == *id), "{id} is removed under a mount");
+                self.observed.namespaces.remove(id);
+                self.observed.servers.remove(id);
+            }
+            Step::Mount(id) => {
+                let writer = matches!(id.user, User::ReadWrite(_));
+                if writer {
+                    assert_eq!(self.writers_elsewhere(id), None, "{id} would write beside an unfenced superblock");
+                    let shared = self.desired.objects.gateways.values().all(|gateway| gateway.shared_data);
+                    assert!(
+                        shared || id.namespace.target.target.as_str() == "a",
+                        "{id}: the targets don't share their data"
+                    );
+                }
+                if self.is_alive(&id.namespace) {
+                    assert!(self.observed.superblocks.insert(id.clone()), "{id} is mounted twice");
+                }
+            }
+            Step::Publish(id, superblock) => {
+                let layers = self.observed.published.entry(*id).or_default();
+                assert!(layers.is_empty(), "published over something");
+                assert_eq!(self.desired.publications[id].user(), superblock.user, "another's superblock");
+                layers.push(Layer::Ours(superblock.clone()));
+            }
+            Step::Replace { old, new } => {
+                assert_eq!((&old.share, old.user), (&new.share, new.user), "a copy may not change whose it is");
+                assert!(old.epoch < new.epoch);
+                for layers in self
+                    .observed
+                    .published
+                    .values_mut()
+                    .filter(|layers| layers.last() == Some(&Layer::Ours(old.clone())))
+                {
+                    layers.push(Layer::Ours(new.clone()));
+                }
+                for container in
+                    self.containers.values_mut().flatten().filter(|container| container.layers.last() == Some(old))
+                {
+                    container.layers.push(new.clone());
+                }
+            }
+            Step::Abort(id) => {
+                let superseded = self
+                    .observed
+                    .superblocks
+                    .iter()
+                    .any(|o| o.share == id.share && o.user == id.user && o.epoch > id.epoch);
+                let own_writer = matches!(id.user, User::ReadWrite(_));
+                assert!(
+                    superseded || own_writer && !self.is_believed_alive(id),
+                    "{id} is aborted though it is in force"
+                );
+                if let User::ReadWrite(publication) = id.user
+                    && !superseded
+                {
+                    // Its killed processes can end now.
+                    let wanted = self.desired.publications.get(&publication).is_some_and(|p| p.wanted);
+                    assert!(
+                        !wanted || self.observed.killed.contains(&publication),
+                        "{id} is aborted under a living pod"
+                    );
+                    self.containers.remove(&publication);
+                }
+            }
+            Step::Unpublish(id) => {
+                assert!(!self.desired.publications[id].wanted);
+                self.observed.published.remove(id);
+                self.desired.publications.remove(id);
+            }
+            Step::Retire { superblock, abort } => {
+                let used = self
+                    .desired
+                    .publications
+                    .values()
+                    .any(|p| p.wanted && p.share == superblock.share && p.user() == superblock.user);
+                let newer =
+                    self.observed.superblocks.iter().any(|o| {
+                        o.share == superblock.share && o.user == superblock.user && o.epoch > superblock.epoch
+                    });
+                assert!(!used || newer, "{superblock} is retired under a pod");
+                assert!(
+                    !abort || newer || !self.is_believed_alive(superblock),
+                    "{superblock} is aborted though its server could take what is unwritten"
+                );
+                self.observed.superblocks.remove(superblock);
+            }
+        }
+    }
+
+    fn is_believed_alive(&self, id: &SuperblockId) -> bool {
+        self.observed.namespaces.get(&id.namespace) != Some(&Tunnel::Fenced)
+            && self.observed.liveness(&id.namespace, self.now) != Liveness::Away
+    }
+
+    /// When the faults stop, everything that is wanted is served, and nothing else is left.
+    fn settle(&mut self) {
+        self.alive = [true; 2];
+        for _ in 0..40 {
+            self.second(0);
+        }
+        for (id, publication) in &self.desired.publications {
+            assert!(publication.wanted, "{publication:?} is still being unpublished");
+            let Some(Layer::Ours(top)) = self.observed.published.get(id).and_then(|layers| layers.last()) else {
+                panic!("{publication:?} is not published");
+            };
+            assert!(
+                self.is_alive(&top.namespace) && self.observed.superblocks.contains(top),
+                "{publication:?} is on {top}"
+            );
+            for container in self.containers.get(id).into_iter().flatten() {
+                assert_eq!(container.layers.last(), Some(top), "a container sees something else than its publication");
+            }
+        }
+        self.containers.clear();
+        for publication in self.desired.publications.values_mut() {
+            publication.wanted = false;
+        }
+        for _ in 0..5 {
+            self.second(0);
+        }
+        assert!(plan(&self.desired, &self.observed, self.now).is_empty());
+        assert!(
+            self.observed.superblocks.is_empty() && self.observed.namespaces.is_empty(),
+            "something is left behind"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_walk_keeps_the_invariants_and_ends_well(shared_data in any::<bool>(), ops in prop::collection::vec(op(), 0..120)) {
+        let mut world = World::new(shared_data);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            ops.iter().for_each(|op| world.apply(op));
+            world.settle();
+        }));
+        prop_assert!(outcome.is_ok(), "the world at the end: {:#?}", world);
+    }
+}
+
+#[test]
+fn a_dead_server_is_left_only_for_one_that_answers_and_writers_only_after_a_fence() {
+    let mut world = World::new(true);
+    for op in [Op::Publish(0), Op::Publish(2)] {
+        world.apply(&op);
+    }
+    (0..5).for_each(|_| world.second(0));
+    world.apply(&Op::StartContainer(2));
+    world.apply(&Op::ServerDies(0));
+    let mut kinds = Vec::new();
+    for _ in 0..8 {
+        world.now += Duration::from_secs(1);
+        world.probe();
+        world.look();
+        for step in plan(&world.desired, &world.observed, world.now) {
+            let kind = format!("{step:?}").split(['(', ' ']).next().unwrap().to_owned();
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+            world.perform(&step);
+        }
+    }
+    assert_eq!(kinds[0], "Fence", "{kinds:?}");
+    let position =
+        |kind: &str| kinds.iter().position(|k| k == kind).unwrap_or_else(|| panic!("no {kind} in {kinds:?}"));
+    assert!(position("Mount") < position("Replace"), "{kinds:?}");
+}
+
+#[test]
+fn without_shared_data_a_writer_waits_and_says_so() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0));
+    world.apply(&Op::ServerDies(0));
+    (0..8).for_each(|_| world.second(0));
+    let share = world.desired.objects.shares.get(&"checkpoints".parse().unwrap()).unwrap();
+    assert_eq!(waiting(&world.desired, &world.observed, world.now, share), Some(Waiting::DataNotShared));
+    assert!(plan(&world.desired, &world.observed, world.now).is_empty());
+}

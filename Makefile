@@ -1,0 +1,47 @@
+# moorline: `make demo` shows it, `make test` proves it; both install what they need.
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+BIN := target/$(HOST)/debug
+
+# One build for tests and demo: static, so that the binaries run in containers that hold nothing else.
+export CARGO_BUILD_TARGET := $(HOST)
+export RUSTFLAGS := -C target-feature=+crt-static
+export MOORLINE_BIN := $(CURDIR)/$(BIN)/moorline
+export MOORLINE_APP := $(CURDIR)/$(BIN)/app
+
+.PHONY: help demo test lint setup build unit lab kubernetes
+
+help:
+	@echo 'make demo        see moorline work: a pod, a share, a tunnel, a death (under a minute after the build)'
+	@echo 'make test        every test: unit, lab (real NFS), Kubernetes (real API server and kubelet)'
+	@echo 'make lint        format, clippy, licences and bans'
+	@echo 'make unit|lab|kubernetes   one area of the tests'
+
+demo: setup build
+	@$(BIN)/lab demo
+
+test: setup build
+	@tests/area begin
+	@tests/area unit 300 $(MAKE) --no-print-directory unit
+	@tests/area lab 480 $(MAKE) --no-print-directory lab
+	@tests/area kubernetes 1080 $(MAKE) --no-print-directory kubernetes
+	@tests/area end
+
+setup:
+	@tests/setup
+
+build:
+	@cargo build --workspace --bins
+
+unit:
+	@cargo test --workspace
+
+lab: build
+	@$(BIN)/lab run
+
+kubernetes: build
+	@tests/kube/build
+	@tests/kube/cluster tests/kube/scenarios/one-death
+
+lint:
+	@tests/lint

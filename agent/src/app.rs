@@ -1,0 +1,175 @@
+//! Wiring: configuration, clock, sockets, signals. Nothing is decided here.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tracing::{error, info, warn};
+
+use crate::api;
+use crate::config::Directory;
+use crate::csi::{self, proto, registration_proto};
+use crate::host::paths::{Paths, from_agent};
+use crate::host::{Host, StepError};
+use crate::reconcile::{Event, Reconciler};
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub config: PathBuf,
+    pub node: String,
+    pub run: PathBuf,
+    pub kubelet: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("read the objects in {0}: is it the directory of your Gateways and Shares?")]
+    Config(String, #[source] io::Error),
+    #[error("take the lock {0}: is the host's directory mounted into the agent's pod?")]
+    Lock(String, #[source] io::Error),
+    #[error("prepare the host")]
+    Prepare(#[source] StepError),
+    #[error("listen at {0}: is the host's directory mounted into the agent's pod?")]
+    Listen(String, #[source] io::Error),
+    #[error("wait for signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT. Mounts stay: pods read on, and the next agent adopts them.
+pub async fn run(settings: Settings) -> Result<(), AppError> {
+    let paths = Paths { run: settings.run.clone(), kubelet: settings.kubelet.clone() };
+    let mut directory = Directory::new(settings.config.clone());
+    let config_error = |error| AppError::Config(settings.config.display().to_string(), error);
+    // Watched before it is read: what changes in between is read again.
+    let mut changes = directory.changes().map_err(config_error)?;
+    let _lock = lock(&paths).await?;
+
+    let identity = format!("{}/{}", settings.node, machine_id());
+    let host = Arc::new(Host::prepare(paths.clone(), identity).await.map_err(AppError::Prepare)?);
+    let (events, inbox) = mpsc::channel(256);
+    let started = boot_clock();
+    let reconciler =
+        Reconciler::new(settings.node.clone(), host, started, events.clone()).map_err(AppError::Prepare)?;
+    let (objects, problems) = directory.read().map_err(config_error)?;
+    // The channel is empty and the loop owns its other end.
+    let _ = events.send(Event::Objects(objects, problems)).await;
+    tokio::spawn(reconciler.run(inbox));
+
+    let reader = events.clone();
+    tokio::spawn(async move {
+        while changes.next().await.is_some() {
+            match directory.read() {
+                Ok((objects, problems)) => drop(reader.send(Event::Objects(objects, problems)).await),
+                Err(error) => error!("read the objects again: {error}; what was running goes on"),
+            }
+        }
+    });
+    serve(&settings, &paths, &events)?;
+    info!(node = settings.node, "moorline agent is ready");
+    stopped().await.map_err(AppError::Signals)?;
+    info!("stopping; mounts stay");
+    Ok(())
+}
+
+/// One agent plans at a time. During an upgrade the new one waits here until the old one has gone.
+async fn lock(paths: &Paths) -> Result<Flock<File>, AppError> {
+    let path = paths.lock();
+    let failed = |error: io::Error| AppError::Lock(path.display().to_string(), error);
+    fs::create_dir_all(&paths.run).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let locked = tokio::task::spawn_blocking(move || match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Err((file, _)) => {
+            info!("another agent runs on this node: waiting for its end");
+            Flock::lock(file, FlockArg::LockExclusive)
+        }
+        locked => locked,
+    });
+    match locked.await {
+        Ok(Ok(lock)) => Ok(lock),
+        Ok(Err((_, error))) => Err(failed(error.into())),
+        Err(error) => Err(failed(io::Error::other(error))),
+    }
+}
+
+fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Result<(), AppError> {
+    tokio::spawn(api::serve(listen(&paths.api_socket())?, events.clone()));
+
+    let node =
+        csi::Node { node: settings.node.clone(), pods: paths.pods().display().to_string(), events: events.clone() };
+    let listener = listen(&paths.csi_socket())?;
+    let services = Server::builder()
+        .add_service(proto::identity_server::IdentityServer::new(csi::Identity))
+        .add_service(proto::node_server::NodeServer::new(node));
+    tokio::spawn(async move {
+        if let Err(error) = services.serve_with_incoming(UnixListenerStream::new(listener)).await {
+            error!("serve CSI: {error}");
+        }
+    });
+
+    // Without a kubelet there is nobody to register with.
+    if paths.registration_socket().parent().is_some_and(Path::is_dir) {
+        let registration = csi::Registration { endpoint: paths.csi_socket().display().to_string() };
+        let listener = listen(&paths.registration_socket())?;
+        let service = Server::builder()
+            .add_service(registration_proto::registration_server::RegistrationServer::new(registration));
+        tokio::spawn(async move {
+            if let Err(error) = service.serve_with_incoming(UnixListenerStream::new(listener)).await {
+                error!("serve kubelet's registration: {error}");
+            }
+        });
+    } else {
+        warn!("{} is not there: no kubelet will know the driver", paths.registration_socket().display());
+    }
+    Ok(())
+}
+
+/// A socket for root alone, in the place of one that an earlier agent left.
+fn listen(path: &Path) -> Result<UnixListener, AppError> {
+    let make = || {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    make().map_err(|error| AppError::Listen(path.display().to_string(), error))
+}
+
+/// Tells this machine from others of its name.
+fn machine_id() -> String {
+    let text = fs::read_to_string(from_agent(Path::new("/etc/machine-id"))).unwrap_or_default();
+    match text.trim() {
+        "" => "no-machine-id".to_owned(),
+        id => id.to_owned(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "wiring: the one place where the agent's clock is read")]
+fn boot_clock() -> crate::reconcile::Clock {
+    let origin = Instant::now();
+    Arc::new(move || Instant::now().duration_since(origin))
+}
+
+async fn stopped() -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

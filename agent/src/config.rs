@@ -1,0 +1,76 @@
+//! The directory of objects: read whole, watched, and kept file by file when a file turns bad.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use futures_util::StreamExt;
+use inotify::{Inotify, WatchMask};
+use moorline_shared::yaml::{Located, Problem, parse};
+
+/// What each file last said without an error.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    good: BTreeMap<String, Vec<Located>>,
+}
+
+impl Directory {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, good: BTreeMap::new() }
+    }
+
+    /// Reads all files anew. Of a bad one, what it said before stays in force; one that is gone says nothing.
+    pub(crate) fn read(&mut self) -> io::Result<(Vec<Located>, Vec<Problem>)> {
+        let mut problems = Vec::new();
+        let mut next = BTreeMap::new();
+        for path in files(&self.path)? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let text = match fs::read_to_string(&path) {
+                Ok(text) => Ok(text),
+                Err(error) => Err(Problem {
+                    file: name.clone(),
+                    line: None,
+                    field: String::new(),
+                    message: format!("can't be read: {error}"),
+                }),
+            };
+            match text.and_then(|text| parse(&name, &text)) {
+                Ok(objects) => drop(next.insert(name, objects)),
+                Err(problem) => {
+                    problems.push(problem);
+                    if let Some(before) = self.good.remove(&name) {
+                        next.insert(name, before);
+                    }
+                }
+            }
+        }
+        self.good = next;
+        Ok((self.good.values().flatten().cloned().collect(), problems))
+    }
+
+    /// Wakes up for each change. A ConfigMap changes by the swap of a symlink in its directory, which is a move.
+    pub(crate) fn changes(&self) -> io::Result<impl futures_util::Stream<Item = ()> + use<>> {
+        let inotify = Inotify::init()?;
+        let mask = WatchMask::CLOSE_WRITE
+            | WatchMask::MOVED_TO
+            | WatchMask::MOVED_FROM
+            | WatchMask::DELETE
+            | WatchMask::ONLYDIR;
+        inotify.watches().add(&self.path, mask)?;
+        Ok(inotify.into_event_stream(vec![0; 4096])?.map(drop))
+    }
+}
+
+/// The YAML files of a directory, in the order of their names; hidden ones are Kubernetes' own.
+fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+    files.retain(|path| {
+        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        !hidden && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    });
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,65 @@
+//! The agent's side of a hand.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::{Failure, Request, SUBCOMMAND};
+
+#[derive(Debug, thiserror::Error)]
+pub enum HandsError {
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error("start a process for it")]
+    Start(#[source] std::io::Error),
+    #[error("talk to the process that does it")]
+    Talk(#[source] std::io::Error),
+    #[error("it gave no reply that can be read")]
+    Reply(#[source] serde_json::Error),
+    #[error("not done after {0:?}: the process was killed, and left behind if the kernel holds it")]
+    Deadline(Duration),
+}
+
+impl HandsError {
+    pub fn definite(&self) -> bool {
+        matches!(self, Self::Failed(Failure { definite: true, .. }))
+    }
+}
+
+/// Performs a request in a process of its own, for `deadline` at most.
+pub async fn call(request: &Request, deadline: Duration) -> Result<(), HandsError> {
+    let text = serde_json::to_vec(request).map_err(HandsError::Reply)?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("moorline")
+        .arg(SUBCOMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(HandsError::Start)?;
+    let outcome = timeout(deadline, exchange(&mut child, &text)).await;
+    reap(child);
+    let reply = outcome.map_err(|_| HandsError::Deadline(deadline))??;
+    serde_json::from_slice::<Result<(), Failure>>(&reply).map_err(HandsError::Reply)?.map_err(HandsError::Failed)
+}
+
+async fn exchange(child: &mut Child, request: &[u8]) -> Result<Vec<u8>, HandsError> {
+    let mut reply = Vec::new();
+    if let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) {
+        stdin.write_all(request).await.map_err(HandsError::Talk)?;
+        drop(stdin);
+        stdout.read_to_end(&mut reply).await.map_err(HandsError::Talk)?;
+    }
+    Ok(reply)
+}
+
+/// Ends the process and waits for it aside: one that the kernel holds ends when its server is back, or never.
+fn reap(mut child: Child) {
+    tokio::spawn(async move {
+        // The reply is in, or not wanted any more; an error says that it has ended already.
+        let _ = child.start_kill();
+        let _ = child.wait().await;
+    });
+}

@@ -1,0 +1,67 @@
+//! Taking away what is no longer wanted: mounts of ours, by checked identity, and empty directories.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use moorline_shared::id::SuperblockId;
+use moorline_sys::mount;
+use moorline_sys::mountinfo::{self, Device, Mount};
+
+use super::publish::open_fdinfo;
+use super::{Failure, abort, doing, enter_host_mounts, open_path};
+use crate::host::paths::Paths;
+
+/// Detaches every layer of ours at the target, topmost first.
+pub(super) fn unpublish(paths: &Paths, target: &Path) -> Result<(), Failure> {
+    enter_host_mounts()?;
+    let fdinfo = open_fdinfo()?;
+    loop {
+        let table = fs::read("/proc/self/mountinfo")
+            .map(|table| mountinfo::parse(&table))
+            .map_err(doing("read the mount table"))?;
+        let ours: BTreeSet<Device> = table
+            .iter()
+            .filter(|mount| mount.mount_point.parent() == Some(&paths.mounts()))
+            .map(|mount| mount.device)
+            .collect();
+        let layers: Vec<&Mount> = table.iter().filter(|mount| mount.mount_point == target).collect();
+        let Some(top) = layers.iter().find(|mount| mount.on_top(&table)) else { break };
+        if !ours.contains(&top.device) {
+            return Err(Failure::definite(format!(
+                "what is mounted at {} is not ours: unmount it by hand",
+                target.display()
+            )));
+        }
+        let opened = open_path(target).map_err(doing(format!("open {}", target.display())))?;
+        let id =
+            mount::mount_id(&fdinfo, &opened).map_err(doing(format!("identify the mount at {}", target.display())))?;
+        drop(opened);
+        if id == top.id {
+            mount::detach(target).map_err(doing(format!("detach {}", target.display())))?;
+        }
+    }
+    remove_empty(target)
+}
+
+/// Detaches the base mount. Where it is the last of its superblock the kernel flushes and ends the client in this
+/// process, which may take as long as the server does.
+pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> Result<(), Failure> {
+    enter_host_mounts()?;
+    if abort {
+        abort::rounds(paths, superblock)?;
+    }
+    let base = paths.base(superblock);
+    mount::detach(&base).map_err(doing(format!("detach {}", base.display())))?;
+    remove_empty(&base)
+}
+
+/// `rmdir`, which takes neither a mount point nor a directory that holds something.
+fn remove_empty(directory: &Path) -> Result<(), Failure> {
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(doing(format!("remove the empty directory {}", directory.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}

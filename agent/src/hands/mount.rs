@@ -1,0 +1,69 @@
+//! New superblocks of the kernel's NFS client.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+
+use moorline_sys::mount::{self, Setting};
+use moorline_sys::mountinfo::Attributes;
+use moorline_sys::namespace;
+
+use super::{Failure, Mount, doing, enter_host_mounts};
+use crate::host::paths::{Paths, from_agent};
+use moorline_shared::id::User;
+
+pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
+    let network = from_agent(&paths.namespace(&wanted.superblock.namespace));
+    let network = File::open(&network).map_err(doing(format!("open {}", network.display())))?;
+    // The client's sockets stay in the network namespace that this process is in when it makes the superblock.
+    namespace::enter_network(network).map_err(doing("enter the network namespace"))?;
+    enter_host_mounts()?;
+
+    let server = wanted.server.to_string();
+    let source = match wanted.server {
+        IpAddr::V4(_) => format!("{server}:{}", wanted.export),
+        IpAddr::V6(_) => format!("[{server}]:{}", wanted.export),
+    };
+    let read_only = wanted.superblock.user == User::ReadOnly;
+    let settings = [
+        Setting::Value("source", &source),
+        Setting::Value("addr", &server),
+        Setting::Value("clientaddr", if wanted.server.is_ipv6() { "::" } else { "0.0.0.0" }),
+        Setting::Value("vers", "4.1"),
+        Setting::Value("proto", if wanted.server.is_ipv6() { "tcp6" } else { "tcp" }),
+        Setting::Value("sec", "sys"),
+        Setting::Value("timeo", "600"),
+        Setting::Value("retrans", "2"),
+        Setting::Flag("hard"),
+        // The kernel aborts by superblock: what is done for one user of a share must not reach another.
+        Setting::Flag("nosharecache"),
+        // Newer kernels give up a hard mount outside the first network namespace when its network is down.
+        Setting::IfKnown("fatal_neterrors", "none"),
+        Setting::Flag(if read_only { "ro" } else { "rw" }),
+    ];
+    let attributes = Attributes { read_only, no_suid: true, no_dev: true, no_exec: false };
+    let mounted = mount::create("nfs4", &settings, attributes).map_err(|refusal| explain(wanted, &refusal))?;
+    let base = paths.base(&wanted.superblock);
+    match fs::create_dir(&base) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(doing(format!("make {}", base.display()))(error));
+        }
+        _ => {}
+    }
+    mount::attach(&mounted, &base).map_err(doing(format!("mount {}", base.display())))
+}
+
+fn explain(wanted: &Mount, refusal: &mount::Refusal) -> Failure {
+    let Mount { superblock, server, export } = wanted;
+    let what = format!("mount {server}:{export} for Share {}", superblock.share);
+    match refusal.error.raw_os_error() {
+        Some(nix::libc::ENOENT) => Failure::definite(format!(
+            "{what}: the server at {} has no export {export}, or nothing at that path: correct the Share's spec.export or export it there: {refusal}",
+            superblock.namespace.target
+        )),
+        Some(nix::libc::EACCES | nix::libc::EPERM) => Failure::definite(format!(
+            "{what}: the server at {} refuses this client: does it export {export} to this node's tunnel address? {refusal}",
+            superblock.namespace.target
+        )),
+        _ => Failure { definite: false, message: format!("{what}: {refusal}") },
+    }
+}

@@ -1,0 +1,219 @@
+//! The host as the loop knows it: what is there, and one method that does a step.
+
+mod containers;
+mod observe;
+pub mod paths;
+mod records;
+mod tunnels;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use moorline_shared::gateway::{Gateway, Target};
+use moorline_shared::id::{NamespaceId, PublicationId};
+use moorline_shared::observed::{Observed, Tunnel};
+use moorline_shared::plan::{Desired, Step};
+use moorline_shared::publication::Publication;
+use tracing::warn;
+
+use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use paths::Paths;
+use tunnels::{TunnelError, Tunnels};
+
+pub use tunnels::TunnelView;
+
+/// The name of the TUN device, in each namespace.
+pub(crate) const TUN_NAME: &str = "moorline0";
+
+/// For what never leaves the node.
+const LOCAL: Duration = Duration::from_secs(10);
+/// For what asks a server.
+const REMOTE: Duration = Duration::from_secs(30);
+/// For flushing what a pod left unwritten: as long as its server answers, it may take its time.
+const FLUSH: Duration = Duration::from_secs(600);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Hands(#[from] HandsError),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    #[error("keep the mark of a fence")]
+    Mark(#[source] io::Error),
+    #[error("keep the record of a publication")]
+    Record(#[source] io::Error),
+    #[error("find the containers that hold {0}")]
+    Places(String, #[source] io::Error),
+    #[error("{0} is no longer configured")]
+    Gone(String),
+}
+
+impl StepError {
+    /// Trying again won't help until somebody changes something.
+    pub fn definite(&self) -> bool {
+        matches!(self, Self::Hands(error) if error.definite())
+    }
+}
+
+pub struct Host {
+    paths: Paths,
+    /// What is the same for every NFS client of this node, over upgrades and reboots.
+    client_identity: String,
+    tunnels: Tunnels,
+}
+
+impl Host {
+    /// Makes the node ready to hold mounts.
+    pub async fn prepare(paths: Paths, client_identity: String) -> Result<Self, StepError> {
+        let host = Self { tunnels: Tunnels::new(paths.clone()), paths, client_identity };
+        host.hand(Work::Prepare, LOCAL).await?;
+        Ok(host)
+    }
+
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    pub fn publications(&self) -> Result<BTreeMap<PublicationId, Publication>, StepError> {
+        records::read_all(&self.paths).map_err(StepError::Record)
+    }
+
+    pub fn record(&self, publication: &Publication) -> Result<(), StepError> {
+        records::write(&self.paths, publication).map_err(StepError::Record)
+    }
+
+    /// What the kernel's tables and the data paths show; what probes found is the caller's to add.
+    pub fn observe(&self, publications: &BTreeMap<PublicationId, Publication>) -> io::Result<Observed> {
+        let seen = observe::observe(&self.paths, publications)?;
+        let tunnel = |id: &NamespaceId| match () {
+            () if seen.fenced.contains(id) => Tunnel::Fenced,
+            () if self.tunnels.carries(id) => Tunnel::Attached,
+            () => Tunnel::Detached,
+        };
+        Ok(Observed {
+            namespaces: seen.namespaces.iter().map(|id| (id.clone(), tunnel(id))).collect(),
+            superblocks: seen.superblocks,
+            published: seen.published,
+            copies: seen.copies,
+            killed: seen.killed,
+            ..Observed::default()
+        })
+    }
+
+    pub fn tunnel(&self, id: &NamespaceId) -> Option<TunnelView> {
+        self.tunnels.view(id)
+    }
+
+    pub async fn perform(&self, step: &Step, desired: &Desired) -> Result<(), StepError> {
+        match step {
+            Step::MakeNamespace(id) => {
+                let (gateway, target) = endpoint(desired, id)?;
+                let work = Namespace {
+                    id: id.clone(),
+                    address: gateway.tunnel.address,
+                    server: target.server,
+                    mtu: gateway.tunnel.mtu,
+                    client_identifier: format!("moorline/{}/{}", self.client_identity, id.target),
+                };
+                self.hand(Work::MakeNamespace(work), LOCAL).await
+            }
+            Step::AttachTunnel(id) => {
+                let (gateway, target) = endpoint(desired, id)?;
+                Ok(self.tunnels.attach(id, &gateway.tunnel, target)?)
+            }
+            Step::Fence(id) => {
+                // The mark first: were the agent to die in between, its successor must not attach it again.
+                std::fs::write(paths::from_agent(&self.paths.fenced().join(id.to_string())), b"")
+                    .map_err(StepError::Mark)?;
+                self.tunnels.detach(id);
+                Ok(())
+            }
+            Step::RemoveNamespace(id) => {
+                self.tunnels.detach(id);
+                self.hand(Work::RemoveNamespace(id.clone()), LOCAL).await
+            }
+            Step::Mount(superblock) => {
+                let (_, target) = endpoint(desired, &superblock.namespace)?;
+                let share = desired
+                    .objects
+                    .shares
+                    .get(&superblock.share)
+                    .ok_or_else(|| StepError::Gone(format!("Share {}", superblock.share)))?;
+                let work =
+                    Mount { superblock: superblock.clone(), server: target.server, export: share.export.clone() };
+                self.hand(Work::Mount(work), REMOTE).await
+            }
+            Step::Publish(id, superblock) => {
+                let publication =
+                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                let target_path = publication.target_path.clone().into();
+                self.hand(
+                    Work::Publish(Publish {
+                        superblock: superblock.clone(),
+                        target_path,
+                        read_only: publication.read_only,
+                    }),
+                    LOCAL,
+                )
+                .await
+            }
+            Step::Replace { old, new } => self.replace(old, new).await,
+            Step::Abort(superblock) => {
+                warn!(%superblock, "aborting what waits for a server that is away: what was not yet written to it is lost");
+                self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await
+            }
+            Step::Unpublish(id) => {
+                let publication =
+                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                self.hand(Work::Unpublish { target_path: publication.target_path.clone().into() }, LOCAL).await?;
+                records::remove(&self.paths, *id).map_err(StepError::Record)
+            }
+            Step::Retire { superblock, abort } => {
+                if *abort {
+                    warn!(%superblock, "detaching a mount whose server is away: what was not yet written to it is lost");
+                }
+                self.hand(
+                    Work::Retire { superblock: superblock.clone(), abort: *abort },
+                    if *abort { LOCAL } else { FLUSH },
+                )
+                .await
+            }
+        }
+    }
+
+    /// All namespaces side by side: one that blocks keeps no other container on the dead server.
+    async fn replace(
+        &self,
+        old: &moorline_shared::id::SuperblockId,
+        new: &moorline_shared::id::SuperblockId,
+    ) -> Result<(), StepError> {
+        let places = observe::places(&self.paths, old).map_err(|error| StepError::Places(old.to_string(), error))?;
+        let hands = places.into_iter().map(|place| {
+            self.hand(
+                Work::Replace(Replace {
+                    old: old.clone(),
+                    new: new.clone(),
+                    pid: place.pid,
+                    namespace_inode: place.inode,
+                }),
+                LOCAL,
+            )
+        });
+        futures_util::future::join_all(hands).await.into_iter().collect()
+    }
+
+    async fn hand(&self, work: Work, deadline: Duration) -> Result<(), StepError> {
+        Ok(hands::call(&Request { paths: self.paths.clone(), work }, deadline).await?)
+    }
+}
+
+fn endpoint<'a>(desired: &'a Desired, id: &NamespaceId) -> Result<(&'a Gateway, &'a Target), StepError> {
+    let gateway = desired
+        .objects
+        .gateways
+        .get(&id.target.gateway)
+        .ok_or_else(|| StepError::Gone(format!("Gateway {}", id.target.gateway)))?;
+    let target = gateway.target(&id.target.target).ok_or_else(|| StepError::Gone(format!("target {}", id.target)))?;
+    Ok((gateway, target))
+}

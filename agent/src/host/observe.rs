@@ -1,0 +1,125 @@
+//! Reading the host: what is there, whoever made it and whenever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::{fs, str::FromStr};
+
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
+use moorline_shared::observed::{Copies, Layer};
+use moorline_shared::publication::Publication;
+use moorline_sys::mountinfo::{self, Device, Mount};
+
+use super::containers::{self, MountNamespace};
+use super::paths::{Paths, from_agent};
+
+/// The part of an observation that the kernel's tables hold.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub namespaces: BTreeSet<NamespaceId>,
+    pub fenced: BTreeSet<NamespaceId>,
+    pub superblocks: BTreeSet<SuperblockId>,
+    pub published: BTreeMap<PublicationId, Vec<Layer>>,
+    pub copies: BTreeMap<SuperblockId, Copies>,
+    pub killed: BTreeSet<PublicationId>,
+}
+
+/// A mount namespace in which copies of a superblock are to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) pid: i32,
+    pub(crate) inode: u64,
+}
+
+pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publication>) -> io::Result<Seen> {
+    let host = host_table()?;
+    let devices = bases(paths, &host);
+    let namespaces = containers::holding(&devices.keys().copied().collect());
+    let mut seen = Seen {
+        namespaces: host.iter().filter_map(|mount| child(&paths.namespaces(), &mount.mount_point)).collect(),
+        fenced: names(&paths.fenced())?,
+        superblocks: devices.values().cloned().collect(),
+        published: published(&host, &devices, publications),
+        ..Seen::default()
+    };
+    let targets: BTreeSet<&Path> =
+        publications.values().map(|publication| Path::new(&publication.target_path)).collect();
+    let mut alive = BTreeSet::new();
+    for namespace in &namespaces {
+        for mount in &namespace.table {
+            let Some(superblock) = devices.get(&mount.device) else { continue };
+            // The base mounts and the publications themselves are no copies.
+            if mount.mount_point.starts_with(paths.node())
+                || is_host(namespace) && targets.contains(mount.mount_point.as_path())
+            {
+                continue;
+            }
+            let copies = seen.copies.entry(superblock.clone()).or_default();
+            copies.all += 1;
+            copies.on_top += u32::from(mount.on_top(&namespace.table));
+            if let User::ReadWrite(publication) = superblock.user
+                && !is_host(namespace)
+            {
+                if namespace.killed { &mut seen.killed } else { &mut alive }.insert(publication);
+            }
+        }
+    }
+    seen.killed.retain(|publication| !alive.contains(publication));
+    Ok(seen)
+}
+
+/// Where copies of a superblock lie on top, and so are what applications see.
+pub(crate) fn places(paths: &Paths, superblock: &SuperblockId) -> io::Result<Vec<Place>> {
+    let devices: BTreeSet<Device> =
+        bases(paths, &host_table()?).into_iter().filter(|(_, id)| id == superblock).map(|(device, _)| device).collect();
+    let wanted = |mount: &Mount, table: &[Mount]| {
+        devices.contains(&mount.device) && !mount.mount_point.starts_with(paths.node()) && mount.on_top(table)
+    };
+    let namespaces = containers::holding(&devices).into_iter();
+    Ok(namespaces
+        .filter(|namespace| namespace.table.iter().any(|mount| wanted(mount, &namespace.table)))
+        .map(|namespace| Place { pid: namespace.pid, inode: namespace.inode })
+        .collect())
+}
+
+fn host_table() -> io::Result<Vec<Mount>> {
+    Ok(mountinfo::parse(&fs::read("/proc/1/mountinfo")?))
+}
+
+fn bases(paths: &Paths, host: &[Mount]) -> BTreeMap<Device, SuperblockId> {
+    host.iter().filter_map(|mount| Some((mount.device, child(&paths.mounts(), &mount.mount_point)?))).collect()
+}
+
+fn published(
+    host: &[Mount],
+    devices: &BTreeMap<Device, SuperblockId>,
+    publications: &BTreeMap<PublicationId, Publication>,
+) -> BTreeMap<PublicationId, Vec<Layer>> {
+    let ids: BTreeMap<&Path, PublicationId> =
+        publications.iter().map(|(id, publication)| (Path::new(&publication.target_path), *id)).collect();
+    let mut published: BTreeMap<PublicationId, Vec<Layer>> = BTreeMap::new();
+    for mount in host {
+        if let Some(id) = ids.get(mount.mount_point.as_path()) {
+            let layer = devices.get(&mount.device).map_or(Layer::Foreign, |superblock| Layer::Ours(superblock.clone()));
+            published.entry(*id).or_default().push(layer);
+        }
+    }
+    published
+}
+
+fn is_host(namespace: &MountNamespace) -> bool {
+    namespace.pid == 1
+}
+
+/// The id that a path right below `directory` is the name of.
+fn child<T: FromStr>(directory: &Path, path: &Path) -> Option<T> {
+    if path.parent() != Some(directory) {
+        return None;
+    }
+    path.file_name()?.to_str()?.parse().ok()
+}
+
+fn names<T: FromStr + Ord>(directory: &Path) -> io::Result<BTreeSet<T>> {
+    let entries = fs::read_dir(from_agent(directory))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}

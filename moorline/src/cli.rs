@@ -1,0 +1,56 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Remote storage, moored to Kubernetes nodes: NFS through WireGuard.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node's agent: tunnels, mounts, recovery, and the CSI node service.
+    Agent(Agent),
+    /// Show what the agent on this node serves, and how it is.
+    Status(Status),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    /// The directory with the YAML of Gateways and Shares; it is watched.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config: PathBuf,
+    /// This node's name, as Kubernetes knows it.
+    #[arg(long, env = "NODE_NAME")]
+    pub(crate) node: String,
+    /// The host's directory for our sockets and mounts.
+    #[arg(long, value_name = "DIR", default_value = "/run/moorline")]
+    pub(crate) run_dir: PathBuf,
+    /// Kubelet's directory on the host.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
+    pub(crate) kubelet_dir: PathBuf,
+    /// How the log is written.
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The agent's socket.
+    #[arg(long, value_name = "PATH", default_value = "/run/moorline/agent.sock")]
+    pub(crate) socket: PathBuf,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,41 @@
+//! The exit codes, all of them.
+
+use std::process::ExitCode;
+
+use moorline_agent::app::AppError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Success,
+    /// Something failed that may go better the next time.
+    Failed,
+    /// What was given can't be used: a directory or file that is not as it must be.
+    BadInput,
+    /// The host lacks something, or does not let us have it.
+    Host,
+    /// No agent answers on this node.
+    NoAgent,
+}
+
+impl Exit {
+    pub(crate) fn of(error: &AppError) -> Self {
+        match error {
+            AppError::Config(..) => Self::BadInput,
+            AppError::Lock(..) | AppError::Prepare(_) | AppError::Listen(..) => Self::Host,
+            AppError::Signals(_) => Self::Failed,
+        }
+    }
+}
+
+/// 2 is clap's, for a command line that can't be read.
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Success => 0,
+            Exit::Failed => 1,
+            Exit::BadInput => 3,
+            Exit::Host => 4,
+            Exit::NoAgent => 5,
+        })
+    }
+}

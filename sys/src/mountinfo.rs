@@ -1,0 +1,116 @@
+//! /proc/PID/mountinfo, parsed. Reading it touches no mounted file system, so it can't hang on a dead server.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// A device number as mountinfo prints it; one superblock has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub id: u64,
+    pub parent: u64,
+    pub device: Device,
+    /// The directory of the file system that is this mount's root.
+    pub root: PathBuf,
+    pub mount_point: PathBuf,
+    pub attributes: Attributes,
+    pub file_system: String,
+}
+
+/// The flags of a mount (not of its superblock) that a replacement has to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes {
+    pub read_only: bool,
+    pub no_suid: bool,
+    pub no_dev: bool,
+    pub no_exec: bool,
+}
+
+/// The mounts of a table, in its order: of those at one mount point, a later one lies over an earlier one.
+/// A line that can't be read is left out: it is nothing that we made.
+pub fn parse(table: &[u8]) -> Vec<Mount> {
+    table.split(|byte| *byte == b'\n').filter_map(line).collect()
+}
+
+impl Mount {
+    /// Nothing is mounted over this one's root.
+    pub fn on_top(&self, table: &[Self]) -> bool {
+        !table
+            .iter()
+            .any(|other| other.parent == self.id && other.mount_point == self.mount_point && other.id != self.id)
+    }
+}
+
+fn line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let mut next = || fields.next();
+    let (id, parent) = (number(next()?)?, number(next()?)?);
+    let mut device = next()?.split(|byte| *byte == b':');
+    let device =
+        Device { major: number(device.next()?)?.try_into().ok()?, minor: number(device.next()?)?.try_into().ok()? };
+    let (root, mount_point) = (path(next()?), path(next()?));
+    let attributes = attributes(next()?);
+    // A varying number of optional fields ends with a lone dash.
+    while next()? != b"-" {}
+    let file_system = String::from_utf8_lossy(next()?).into_owned();
+    Some(Mount { id, parent, device, root, mount_point, attributes, file_system })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn attributes(field: &[u8]) -> Attributes {
+    let has = |name: &[u8]| field.split(|byte| *byte == b',').any(|option| option == name);
+    Attributes { read_only: has(b"ro"), no_suid: has(b"nosuid"), no_dev: has(b"nodev"), no_exec: has(b"noexec") }
+}
+
+/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
+fn path(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let escape = (first == b'\\').then(|| tail.get(..3)).flatten();
+        let code = escape.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match code {
+            Some(code) => {
+                bytes.push(code);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+90 22 0:50 / /run/a\\040b ro,nosuid,nodev,relatime shared:7 master:3 - nfs4 10.0.0.1:/x rw,vers=4.1
+91 90 0:51 /sub /run/a\\040b rw,noexec - nfs4 10.0.0.2:/x rw
+not a mount
+";
+
+    #[test]
+    fn a_table_is_read_with_its_escapes_and_layers() {
+        let table = parse(TABLE);
+        assert_eq!(table.len(), 3);
+        assert_eq!(table[1].mount_point, PathBuf::from("/run/a b"));
+        assert_eq!(table[1].device, Device { major: 0, minor: 50 });
+        assert_eq!(table[1].attributes, Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: false });
+        assert_eq!((table[2].root.to_str(), table[2].file_system.as_str()), (Some("/sub"), "nfs4"));
+        assert!(!table[1].on_top(&table) && table[2].on_top(&table));
+    }
+}
