@@ -1,1 +1,25 @@
-//! tests
+//! The lab: storage sites that can be killed, a node with an agent on it, and pods that write down what they see.
+//!
+//! A scenario is a straight line over these nouns. Each runs as the pid 1 of a machine of its own ([`machine`]):
+//! its root, mounts, processes and network are nobody else's, so scenarios run side by side and leave nothing behind.
+//! What goes wrong in a scenario panics with the action and the cure: the report is the scenario's output.
+
+pub mod agent;
+pub mod client;
+pub mod command;
+pub mod container;
+pub mod csi;
+pub mod data;
+pub mod event;
+pub mod guest;
+pub mod kit;
+pub mod machine;
+pub mod mounts;
+pub mod namespace;
+pub mod node;
+pub mod objects;
+pub mod pod;
+pub mod runner;
+pub mod scenarios;
+pub mod site;
+pub mod wait;

@@ -1,0 +1,214 @@
+//! The agent under test: a container with just what its DaemonSet gives it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::command::checked;
+use crate::container::{Bind, Container, Spec};
+use crate::csi::Csi;
+use crate::kit;
+use crate::node::Node;
+use crate::objects::KEYS;
+use crate::wait::{eventually, seconds};
+
+const CONFIG: &str = "/etc/moorline";
+
+#[derive(Debug)]
+pub struct Agent {
+    spec: Spec,
+    container: Option<Container>,
+}
+
+impl Agent {
+    /// Starts it with `objects` as its configuration and the node's key for the gateway `gw`, and waits until its
+    /// CSI socket answers.
+    #[track_caller]
+    pub fn start(node: &Node, objects: &str) -> Self {
+        // The folder on the node that plays the ConfigMap, and the one that plays the Secret.
+        write(&host_config().join("objects.yaml"), objects);
+        write(&Path::new("/srv/secret").join("gw.key"), &format!("{}\n", node.key().private));
+        let spec = spec(&daemonset(), node.name());
+        let container = Some(Container::start("agent", &spec));
+        let agent = Self { spec, container };
+        agent.wait_ready();
+        agent
+    }
+
+    /// Replaces its objects, as a ConfigMap's change would.
+    #[track_caller]
+    pub fn configure(&self, objects: &str) {
+        write(&host_config().join("objects.yaml.new"), objects);
+        let (from, to) = (host_config().join("objects.yaml.new"), host_config().join("objects.yaml"));
+        fs::rename(&from, &to).unwrap_or_else(|error| panic!("replace {}: {error}", to.display()));
+    }
+
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        eventually("the agent answers on its CSI socket", seconds(30), || {
+            if self.container.as_ref().is_some_and(|container| !container.alive()) {
+                panic!("the agent has ended:\n{}", self.logs());
+            }
+            match Csi::connect()?.probe() {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("not ready".to_owned()),
+                Err(status) => Err(format!("{status}")),
+            }
+        });
+    }
+
+    /// kill -9, and its container is gone.
+    #[track_caller]
+    pub fn kill9(&mut self) {
+        if let Some(container) = self.container.take() {
+            container.kill(Signal::SIGKILL);
+            container.delete();
+        }
+    }
+
+    /// Starts it again, in a new container, as kubelet would.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.container = Some(Container::start("agent", &self.spec));
+        self.wait_ready();
+    }
+
+    #[track_caller]
+    pub fn csi(&self) -> Csi {
+        Csi::connect().unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
+    /// What `moorline status --json` says.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let text = checked(Command::new(kit::executable("moorline")).args(["status", "--json"]), None);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("moorline status --json: {error}\n{text}"))
+    }
+
+    /// All it has logged, over restarts.
+    pub fn logs(&self) -> String {
+        fs::read_to_string(kit::results().join("agent.log")).unwrap_or_default()
+    }
+}
+
+fn host_config() -> PathBuf {
+    PathBuf::from("/srv/config")
+}
+
+#[track_caller]
+fn write(path: &Path, text: &str) {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, text));
+    written.unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
+/// The part of the DaemonSet that decides what the container may do. Fields that are not here make no difference in
+/// the lab.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    #[serde(default, rename = "hostPID")]
+    host_pid: bool,
+    #[serde(default)]
+    host_network: bool,
+    containers: Vec<AgentContainer>,
+    volumes: Vec<VolumeSource>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AgentContainer {
+    command: Vec<String>,
+    args: Vec<String>,
+    security_context: SecurityContext,
+    volume_mounts: Vec<VolumeMount>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SecurityContext {
+    #[serde(default)]
+    privileged: bool,
+    capabilities: Capabilities,
+}
+
+#[derive(Debug, Deserialize)]
+struct Capabilities {
+    add: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeMount {
+    name: String,
+    mount_path: String,
+    #[serde(default)]
+    read_only: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeSource {
+    name: String,
+    host_path: Option<HostPath>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HostPath {
+    path: PathBuf,
+}
+
+#[track_caller]
+fn daemonset() -> PodSpec {
+    #[derive(Deserialize)]
+    struct DaemonSet {
+        spec: Outer,
+    }
+    #[derive(Deserialize)]
+    struct Outer {
+        template: Template,
+    }
+    #[derive(Deserialize)]
+    struct Template {
+        spec: PodSpec,
+    }
+    let path = kit::executable("manifests/agent.yaml");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+    let parsed: Result<DaemonSet, _> = serde_saphyr::from_str(&text);
+    parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display())).spec.template.spec
+}
+
+#[track_caller]
+fn spec(pod: &PodSpec, node: &str) -> Spec {
+    let [container] = &pod.containers[..] else { panic!("agent.yaml: the lab knows what to do with one container") };
+    let security = &container.security_context;
+    assert!(!security.privileged, "agent.yaml: a privileged agent proves nothing");
+    let mut binds = vec![Bind::new(kit::executable("moorline"), "/moorline").read_only()];
+    for mount in &container.volume_mounts {
+        let volume = pod.volumes.iter().find(|volume| volume.name == mount.name);
+        let source = match (volume.and_then(|volume| volume.host_path.as_ref()), mount.mount_path.as_str()) {
+            (Some(host), _) => host.path.clone(),
+            (None, CONFIG) => host_config(),
+            (None, KEYS) => PathBuf::from("/srv/secret"),
+            (None, other) => panic!("agent.yaml: the lab has nothing to put at {other}"),
+        };
+        fs::create_dir_all(&source).unwrap_or_else(|error| panic!("make {}: {error}", source.display()));
+        let bind = Bind::new(source, &mount.mount_path);
+        binds.push(if mount.read_only { bind.read_only() } else { bind });
+    }
+    Spec {
+        args: container.command.iter().chain(&container.args).cloned().collect(),
+        env: [("NODE_NAME".into(), node.into()), ("PATH".into(), "/".into())].into(),
+        user: 0,
+        capabilities: security.capabilities.add.iter().map(|name| format!("CAP_{name}")).collect(),
+        host_pid: pod.host_pid,
+        host_network: pod.host_network,
+        binds,
+        seccomp: None,
+    }
+}

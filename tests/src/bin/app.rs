@@ -1,0 +1,127 @@
+//! The application of the lab's pods. It knows nothing of moorline: it reads, writes, and writes down what it saw.
+//!
+//! Each argument is JOB:PATH with JOB one of read, write, trespass; each job runs in a thread of its own, so that one
+//! that blocks does not silence the others.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use moorline_tests::data;
+use moorline_tests::event::{Event, Op};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::signal::{SigSet, Signal};
+use nix::time::{ClockId, clock_gettime};
+
+/// Between two rounds of a job: a pace, nothing is waited for.
+const PACE: Duration = Duration::from_millis(50);
+
+fn main() -> ExitCode {
+    // Blocked before the first thread starts, or a job's thread might take the signal; pid 1 has no default action.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    if let Err(error) = signals.thread_block() {
+        eprintln!("block SIGTERM: {error}");
+        return ExitCode::FAILURE;
+    }
+    for argument in std::env::args().skip(1) {
+        let Some((job, path)) = argument.split_once(':') else {
+            eprintln!("{argument}: expected JOB:PATH");
+            return ExitCode::FAILURE;
+        };
+        let path = path.to_owned();
+        let spawned = match job {
+            "read" => thread::Builder::new().name("read".into()).spawn(move || rounds(|_| read(&path))),
+            "write" => thread::Builder::new().name("write".into()).spawn(move || rounds(|number| write(&path, number))),
+            "trespass" => thread::Builder::new().name("trespass".into()).spawn(move || rounds(|_| trespass(&path))),
+            other => Err(io::Error::other(format!("{other}: no such job"))),
+        };
+        if let Err(error) = spawned {
+            eprintln!("start {argument}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    // A thread of its own for the end: jobs may be blocked in the kernel.
+    match signals.wait() {
+        Ok(_) => process::exit(0),
+        Err(error) => {
+            eprintln!("wait for SIGTERM: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The next record's number goes up only when one was acknowledged.
+fn rounds(job: impl Fn(u64) -> Event) {
+    let mut number = 1;
+    loop {
+        let began = monotonic();
+        let mut event = job(number);
+        event.at = monotonic();
+        event.took = event.at - began;
+        number += u64::from(event.succeeded());
+        if let Ok(line) = serde_json::to_string(&event) {
+            // One write for one line: several threads share the output.
+            let _ = io::stdout().lock().write_all(format!("{line}\n").as_bytes());
+        }
+        thread::sleep(PACE);
+    }
+}
+
+fn read(path: &str) -> Event {
+    let mut bytes = Vec::new();
+    let done = File::open(path).and_then(|mut file| {
+        file.read_to_end(&mut bytes)?;
+        // Or the next round would be served by the page cache, whatever became of the server.
+        Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+    });
+    let mut event = event(Op::Read, path, done);
+    event.bytes = bytes.len() as u64;
+    if event.errno == 0 {
+        match data::verify(&bytes) {
+            Ok(tag) => event.tag = tag,
+            Err(problem) => event.problem = Some(problem),
+        }
+    }
+    event
+}
+
+fn write(path: &str, number: u64) -> Event {
+    let record = data::record(number);
+    let done = OpenOptions::new().append(true).create(true).mode(0o644).open(path).and_then(|mut file| {
+        file.write_all(record.as_bytes())?;
+        file.sync_all()
+    });
+    let mut event = event(Op::Write, path, done);
+    event.bytes = record.len() as u64;
+    event.tag = number.to_string();
+    if event.errno == 0 {
+        event.problem = lost(path, number).map(|lost| format!("record {lost} was acknowledged and is gone"));
+    }
+    event
+}
+
+/// Acknowledged means there: the first record up to `number` that is not. A log that cannot be read proves nothing.
+fn lost(path: &str, number: u64) -> Option<u64> {
+    let there: BTreeSet<_> = data::records(&fs::read(path).ok()?).into_iter().collect();
+    (1..=number).find(|wanted| !there.contains(wanted))
+}
+
+fn trespass(path: &str) -> Event {
+    event(Op::Trespass, path, fs::write(path, b"must not be"))
+}
+
+fn event(op: Op, path: &str, done: io::Result<()>) -> Event {
+    let errno = done.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
+    let problem = done.err().map(|error| error.to_string());
+    Event { at: 0.0, took: 0.0, op, path: path.into(), errno, bytes: 0, tag: String::new(), problem }
+}
+
+/// Seconds on the clock that all processes of a machine share.
+fn monotonic() -> f64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |time| Duration::from(time).as_secs_f64())
+}

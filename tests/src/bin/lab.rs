@@ -1,0 +1,185 @@
+//! `lab run [FILTER]`: every scenario, on this machine's kernel if it has NFS, else in a guest.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use libtest_mimic::{Arguments, ColorSetting};
+use moorline_tests::kit::{self, Sources};
+use moorline_tests::runner::Runner;
+use moorline_tests::{guest, machine, scenarios};
+
+#[derive(Debug, Parser)]
+#[command(about = "Runs moorline against real kernels: servers that die, networks that fail, pods that watch")]
+struct Cli {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Run scenarios: directly where the kernel has NFS, else in a guest
+    Run(Run),
+    /// Name the scenarios
+    List,
+    /// Run scenarios on this kernel (what `run` does, here or in the guest)
+    Inside(Inside),
+    /// Be pid 1 of one scenario's machine
+    #[command(hide = true)]
+    Scenario {
+        name: String,
+        #[arg(long)]
+        kit: PathBuf,
+        #[arg(long)]
+        results: PathBuf,
+    },
+    /// Be one scenario, on its machine
+    #[command(hide = true)]
+    Body { name: String },
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Only scenarios whose name contains this
+    filter: Option<String>,
+    /// The agent's static executable
+    #[arg(long, env = "MOORLINE_BIN")]
+    moorline: Option<PathBuf>,
+    /// The static application of the lab's pods; by default beside this executable
+    #[arg(long, env = "MOORLINE_APP_BIN")]
+    app: Option<PathBuf>,
+    #[arg(long, default_value = "manifests")]
+    manifests: PathBuf,
+    /// Where results are kept
+    #[arg(long, default_value = "target/lab")]
+    folder: PathBuf,
+    /// Seconds until the watchdog ends everything
+    #[arg(long, default_value_t = 420)]
+    limit: u64,
+    /// Scenarios at once
+    #[arg(long, default_value_t = 6)]
+    jobs: usize,
+    /// Use a guest even where the kernel has NFS
+    #[arg(long)]
+    guest: bool,
+    /// Keep the results of a run that passed as well
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Inside {
+    filter: Option<String>,
+    #[arg(long)]
+    kit: PathBuf,
+    #[arg(long)]
+    results: PathBuf,
+    #[arg(long, default_value_t = 6)]
+    jobs: usize,
+    #[arg(long)]
+    color: bool,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Sub::Run(options) => run(&options),
+        Sub::List => {
+            scenarios::ALL.iter().for_each(|scenario| println!("{}", scenario.name));
+            Ok(ExitCode::SUCCESS)
+        }
+        Sub::Inside(options) => inside(options),
+        Sub::Scenario { name, kit, results } => Ok(machine::run(&name, &kit, &results)),
+        Sub::Body { name } => body(&name),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("lab: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(options: &Run) -> io::Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(io::Error::other("namespaces and mounts need root; run it with sudo"));
+    }
+    let folder = options.folder.join(format!("run-{}", std::process::id()));
+    let (kit, results) = (folder.join("kit"), folder.join("results"));
+    fs::create_dir_all(&results)?;
+    kit::assemble(&kit, &sources(options)?)?;
+    let (folder, kit, results) = (folder.canonicalize()?, kit.canonicalize()?, results.canonicalize()?);
+
+    let limit = Duration::from_secs(options.limit);
+    let mut arguments = vec![format!("--jobs={}", options.jobs)];
+    arguments.extend(io::IsTerminal::is_terminal(&io::stdout()).then(|| "--color".into()));
+    arguments.extend(options.filter.clone());
+    let status = if !options.guest && kernel_has_nfs() {
+        println!("lab: this kernel has NFS: scenarios run on it, in namespaces of their own");
+        directly(&kit, &results, &arguments, limit)?
+    } else {
+        println!("lab: this kernel has no NFS: scenarios run in a User Mode Linux guest");
+        guest::run(&kit, &results, &arguments, limit)?
+    };
+    if status == 0 && !options.keep {
+        discard(&folder)?;
+    } else {
+        discard(&kit)?;
+        println!("lab: logs are in {}", results.display());
+    }
+    Ok(ExitCode::from(status))
+}
+
+fn sources(options: &Run) -> io::Result<Sources> {
+    let lab = std::env::current_exe()?;
+    let beside = |name: &str| lab.with_file_name(name);
+    Ok(Sources {
+        app: options.app.clone().unwrap_or_else(|| beside("app")),
+        moorline: options.moorline.clone().or_else(|| Some(beside("moorline")).filter(|path| path.exists())),
+        manifests: options.manifests.clone(),
+        lab,
+    })
+}
+
+/// Both halves: the client and the server.
+fn kernel_has_nfs() -> bool {
+    for module in ["nfsv4", "nfsd", "tun", "veth", "sch_netem", "overlay"] {
+        // Built in, loaded, or not there: the list of file systems tells.
+        let _ = Command::new("modprobe").args(["--quiet", module]).status();
+    }
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    ["nfs4", "nfsd"].iter().all(|name| known.split_whitespace().any(|word| word == *name))
+}
+
+fn directly(kit: &Path, results: &Path, arguments: &[String], limit: Duration) -> io::Result<u8> {
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "timeout", "--signal=KILL", &limit.as_secs().to_string()])
+        .args(["setpriv", "--pdeathsig", "KILL"])
+        .arg(kit.join("lab"))
+        .args(["inside", "--kit"])
+        .args([kit, Path::new("--results"), results])
+        .args(arguments)
+        .status()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a folder of this run's copies and logs; mounts of it are elsewhere")]
+fn discard(folder: &Path) -> io::Result<()> {
+    fs::remove_dir_all(folder)
+}
+
+fn inside(options: Inside) -> io::Result<ExitCode> {
+    let arguments = Arguments {
+        filter: options.filter,
+        test_threads: Some(options.jobs),
+        color: Some(if options.color { ColorSetting::Always } else { ColorSetting::Never }),
+        ..Arguments::default()
+    };
+    Ok(Runner::new(options.kit, options.results)?.run(&arguments))
+}
+
+fn body(name: &str) -> io::Result<ExitCode> {
+    let scenario = scenarios::find(name).ok_or_else(|| io::Error::other(format!("{name}: no such scenario")))?;
+    (scenario.run)();
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,204 @@
+//! A runc container, set up as a kubelet's container runtime would.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::command::{checked, output};
+use crate::kit;
+use crate::wait::{eventually, poll, seconds};
+
+const STATE: &str = "/run/runc";
+const BUNDLES: &str = "/run/bundles";
+
+/// What a pod's YAML says of a mount's propagation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// The default: what is mounted on the host later is not seen.
+    None,
+    HostToContainer,
+}
+
+#[derive(Debug, Clone)]
+pub struct Bind {
+    pub source: PathBuf,
+    pub target: String,
+    pub read_only: bool,
+    pub propagation: Propagation,
+}
+
+impl Bind {
+    pub fn new(source: impl Into<PathBuf>, target: impl Into<String>) -> Self {
+        Self { source: source.into(), target: target.into(), read_only: false, propagation: Propagation::None }
+    }
+
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub user: u32,
+    /// As runc names them, with CAP_.
+    pub capabilities: Vec<String>,
+    pub host_pid: bool,
+    pub host_network: bool,
+    pub binds: Vec<Bind>,
+    pub seccomp: Option<Value>,
+}
+
+#[derive(Debug)]
+pub struct Container {
+    name: String,
+    pid: i32,
+    output: PathBuf,
+}
+
+impl Container {
+    /// Runs it, detached. Its output goes to NAME.log in the scenario's results, appended if it ran before.
+    #[track_caller]
+    pub fn start(name: &str, spec: &Spec) -> Self {
+        let bundle = Path::new(BUNDLES).join(name);
+        let config = bundle.join("config.json");
+        let log = kit::results().join(format!("{name}.log"));
+        let prepared = fs::create_dir_all(bundle.join("rootfs"))
+            .and_then(|()| fs::write(&config, config_json(name, spec).to_string()))
+            .and_then(|()| File::options().create(true).append(true).open(&log));
+        let file = prepared.unwrap_or_else(|error| panic!("prepare container {name}: {error}"));
+        let twin = file.try_clone().unwrap_or_else(|error| panic!("share the log of {name}: {error}"));
+        let pid_file = bundle.join("pid");
+        let status = runc()
+            .args(["run", "--detach", "--bundle"])
+            .args([&bundle, Path::new("--pid-file"), &pid_file])
+            .arg(name)
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(twin)
+            .status()
+            .unwrap_or_else(|error| panic!("start runc: {error}; is it installed?"));
+        if !status.success() {
+            panic!("runc run {name}: {status}\n{}", fs::read_to_string(&log).unwrap_or_default());
+        }
+        let pid = fs::read_to_string(&pid_file).unwrap_or_default();
+        let pid = pid.trim().parse().unwrap_or_else(|_| panic!("runc wrote {pid:?} instead of a process id"));
+        Self { name: name.into(), pid, output: log }
+    }
+
+    /// Its first process, as the node sees it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub fn alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
+    }
+
+    /// All it has printed.
+    pub fn output(&self) -> String {
+        fs::read(&self.output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Runs a command in it.
+    #[track_caller]
+    pub fn exec(&self, args: &[&str]) -> Output {
+        output(runc().args(["exec", &self.name]).args(args), None)
+    }
+
+    /// Sends a signal to its first process.
+    #[track_caller]
+    pub fn kill(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid), signal).unwrap_or_else(|error| panic!("send {signal} to {}: {error}", self.name));
+    }
+
+    /// Ends as kubelet does it: SIGTERM, a grace period, SIGKILL. True if the grace period was enough.
+    #[track_caller]
+    pub fn stop(&self, grace: std::time::Duration) -> bool {
+        if !self.alive() {
+            return true;
+        }
+        self.kill(Signal::SIGTERM);
+        let gone = poll(grace, || (!self.alive()).then_some(())).is_some();
+        if !gone {
+            self.kill(Signal::SIGKILL);
+        }
+        gone
+    }
+
+    /// Removes what the runtime keeps of it; it must have ended.
+    #[track_caller]
+    pub fn delete(self) {
+        eventually(&format!("container {} has ended", self.name), seconds(20), || {
+            if self.alive() { Err(fs::read_to_string(format!("/proc/{}/stack", self.pid))) } else { Ok(()) }
+        });
+        checked(runc().args(["delete", &self.name]), None);
+    }
+}
+
+fn runc() -> Command {
+    let mut command = Command::new("runc");
+    command.args(["--root", STATE]);
+    command
+}
+
+fn config_json(name: &str, spec: &Spec) -> Value {
+    let capabilities = &spec.capabilities;
+    // A process that is not root keeps none of them as effective, whatever the bounding set.
+    let mut namespaces = vec!["mount", "ipc", "uts", "cgroup"];
+    namespaces.extend((!spec.host_pid).then_some("pid"));
+    namespaces.extend((!spec.host_network).then_some("network"));
+    let namespaces: Vec<_> = namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
+    let env: Vec<_> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let follows = spec.binds.iter().any(|bind| bind.propagation == Propagation::HostToContainer);
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": { "uid": spec.user, "gid": spec.user },
+            "args": spec.args,
+            "env": env,
+            "cwd": "/",
+            "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
+            "noNewPrivileges": true,
+        },
+        "root": { "path": "rootfs", "readonly": true },
+        "hostname": name,
+        "mounts": mounts(spec),
+        "linux": {
+            "namespaces": namespaces,
+            "cgroupsPath": format!("/pods/{name}"),
+            "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
+            "rootfsPropagation": if follows { Value::from("rslave") } else { Value::Null },
+            "seccomp": spec.seccomp,
+            "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+                "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"],
+            "readonlyPaths": ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    })
+}
+
+fn mounts(spec: &Spec) -> Vec<Value> {
+    let tmpfs = |at: &str, options: &[&str]| json!({ "destination": at, "type": "tmpfs", "source": "tmpfs", "options": options });
+    let mut mounts = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
+        tmpfs("/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] }),
+    ];
+    mounts.extend(spec.binds.iter().map(|bind| {
+        let propagation = match bind.propagation {
+            Propagation::None => "rprivate",
+            Propagation::HostToContainer => "rslave",
+        };
+        let options = ["rbind", propagation, if bind.read_only { "ro" } else { "rw" }];
+        json!({ "destination": bind.target, "type": "bind", "source": bind.source, "options": options })
+    }));
+    mounts
+}

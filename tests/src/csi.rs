@@ -1,0 +1,110 @@
+//! Kubelet's part: a CSI client on the driver's socket.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+#[expect(clippy::all, unreachable_pub, reason = "generated")]
+mod proto {
+    tonic::include_proto!("csi.v1");
+}
+
+use proto::identity_client::IdentityClient;
+use proto::node_client::NodeClient;
+use proto::volume_capability::access_mode::Mode;
+use proto::volume_capability::{AccessMode, AccessType, MountVolume};
+
+pub const SOCKET: &str = "/var/lib/kubelet/plugins/moorline.io/csi.sock";
+
+/// How long kubelet gives a call.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One volume of one pod, as kubelet knows it.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    pub share: String,
+    pub target: PathBuf,
+    pub read_only: bool,
+    pub pod_name: String,
+    pub pod_namespace: String,
+    pub pod_uid: String,
+    /// Further volumeAttributes: what is there that should not be must be refused.
+    pub attributes: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+pub struct Csi {
+    runtime: Runtime,
+    channel: Channel,
+}
+
+impl Csi {
+    /// Connects; an error says that nobody listens (yet).
+    pub fn connect() -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("start a runtime for the CSI client: {error}"))?;
+        let endpoint = Endpoint::try_from(format!("unix://{SOCKET}")).map_err(|error| format!("{SOCKET}: {error}"))?;
+        let channel = runtime
+            .block_on(endpoint.connect_timeout(Duration::from_secs(5)).connect())
+            .map_err(|error| format!("connect to {SOCKET}: {error:?}; does the agent run?"))?;
+        Ok(Self { runtime, channel })
+    }
+
+    /// True when the driver says that it is ready.
+    pub fn probe(&self) -> Result<bool, Status> {
+        let mut client = IdentityClient::new(self.channel.clone());
+        let answer = self.call(Duration::from_secs(5), client.probe(proto::ProbeRequest {}))?;
+        Ok(answer.into_inner().ready.unwrap_or(true))
+    }
+
+    pub fn publish(&self, volume: &Volume) -> Result<(), Status> {
+        let mut context = HashMap::from([
+            ("csi.storage.k8s.io/pod.name".to_owned(), volume.pod_name.clone()),
+            ("csi.storage.k8s.io/pod.namespace".to_owned(), volume.pod_namespace.clone()),
+            ("csi.storage.k8s.io/pod.uid".to_owned(), volume.pod_uid.clone()),
+            ("csi.storage.k8s.io/serviceAccount.name".to_owned(), "default".to_owned()),
+            ("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned()),
+            ("share".to_owned(), volume.share.clone()),
+        ]);
+        context.extend(volume.attributes.iter().cloned());
+        let request = proto::NodePublishVolumeRequest {
+            volume_id: volume_id(&volume.target),
+            target_path: volume.target.display().to_string(),
+            volume_capability: Some(proto::VolumeCapability {
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+                // What kubelet sends for every inline volume, a read-only one as well.
+                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+            }),
+            readonly: volume.read_only,
+            volume_context: context,
+            ..Default::default()
+        };
+        let mut client = NodeClient::new(self.channel.clone());
+        self.call(PATIENCE, client.node_publish_volume(request)).map(drop)
+    }
+
+    pub fn unpublish(&self, target: &Path) -> Result<(), Status> {
+        let target_path = target.display().to_string();
+        let request = proto::NodeUnpublishVolumeRequest { volume_id: volume_id(target), target_path };
+        let mut client = NodeClient::new(self.channel.clone());
+        self.call(PATIENCE, client.node_unpublish_volume(request)).map(drop)
+    }
+
+    fn call<T>(&self, patience: Duration, future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let late = |_| Status::new(Code::DeadlineExceeded, format!("no answer within {patience:?}"));
+        self.runtime.block_on(async { tokio::time::timeout(patience, future).await.map_err(late)? })
+    }
+}
+
+/// Kubelet makes an inline volume's id from pod and volume; all that matters is that it is the same each time.
+fn volume_id(target: &Path) -> String {
+    let text: String = target.display().to_string().chars().filter(char::is_ascii_alphanumeric).collect();
+    format!("csi-{text}")
+}

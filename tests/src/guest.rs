@@ -1,0 +1,105 @@
+//! A User Mode Linux guest for machines whose kernel has no NFS: this machine's files below, a kernel of its own.
+//!
+//! A guest is many processes. They live in a pid namespace whose end is theirs, and that ends with the lab however the
+//! lab ends; the watchdog ends it when its time is up.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::wait::poll;
+
+const KERNEL: &str = "/usr/bin/linux.uml";
+const MODULES: &str = "/usr/lib/uml/modules";
+const MEMORY: &str = "3072M";
+
+/// Boots a guest, runs `lab inside ARGUMENTS` in it with its output on ours, and returns the exit status. Everything
+/// else that is said goes to `results`.
+pub fn run(kit: &Path, results: &Path, arguments: &[String], deadline: Duration) -> io::Result<u8> {
+    let init = write_init(kit, results, arguments)?;
+    let console = File::create(results.join("console.log"))?;
+    let mut guest = boot(&init, console)?;
+    let relay = guest.stdout.take().map(|output| thread::spawn(move || relay(output)));
+
+    let ended = poll(deadline, || match guest.try_wait() {
+        Ok(Some(_)) => Some(Ok(())),
+        Ok(None) => None,
+        Err(error) => Some(Err(error)),
+    });
+    // The group first: what it leaves behind would hold the pipe open.
+    let _ = killpg(Pid::from_raw(guest.id().cast_signed()), Signal::SIGKILL);
+    let _ = guest.wait();
+    if let Some(relay) = relay {
+        let _ = relay.join();
+    }
+    match ended {
+        Some(outcome) => outcome?,
+        None => println!("lab: the guest did not end within {deadline:?}, so the watchdog ended it"),
+    }
+    let status = fs::read_to_string(results.join("status")).unwrap_or_default();
+    Ok(status.trim().parse().unwrap_or_else(|_| {
+        println!("lab: the guest ended without a result; see {}", results.join("console.log").display());
+        70
+    }))
+}
+
+fn boot(init: &Path, console: File) -> io::Result<Child> {
+    // Each link of the chain dies with the one before it; `sh` stays, for a guest does not like to be pid 1.
+    let kernel = format!(
+        "{KERNEL} mem={MEMORY} rootfstype=hostfs rootflags=/ ro init={} selinux=0 quiet \
+         con=null con0=null,fd:2 con1=null,fd:1; exit $?",
+        init.display()
+    );
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "sh", "-c", &kernel])
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(console)
+        .spawn()
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("start the guest: {error}; is user-mode-linux installed?"))
+        })
+}
+
+fn write_init(kit: &Path, results: &Path, arguments: &[String]) -> io::Result<PathBuf> {
+    let modules = modules()?;
+    let head = [("GUEST_MODULES", modules.as_path()), ("GUEST_KIT", kit), ("GUEST_RESULTS", results)];
+    let mut script = String::from("#!/bin/sh\n");
+    for (name, path) in head {
+        script += &format!("{name}='{}'\n", path.display());
+    }
+    script += &format!("GUEST_ARGUMENTS='{}'\n", arguments.join(" "));
+    script += include_str!("guest-init.sh");
+    let path = results.join("init");
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+fn modules() -> io::Result<PathBuf> {
+    let mut folders = fs::read_dir(MODULES).map_err(|error| {
+        io::Error::new(error.kind(), format!("read {MODULES}: {error}; is user-mode-linux installed?"))
+    })?;
+    let folder = folders.next().ok_or_else(|| io::Error::other(format!("{MODULES} is empty")))??;
+    Ok(folder.path())
+}
+
+/// The guest's terminal says \r\n.
+fn relay(mut from: impl Read) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let text: Vec<u8> = buffer[..count].iter().copied().filter(|byte| *byte != b'\r').collect();
+        let mut out = io::stdout().lock();
+        // A closed output is no reason to end the guest early.
+        let _ = out.write_all(&text).and_then(|()| out.flush());
+    }
+}

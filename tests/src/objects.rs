@@ -1,0 +1,52 @@
+//! The objects a scenario gives to its agent, written as people write them: YAML in a folder.
+
+use std::fmt::Write;
+
+use crate::node::INNER;
+use crate::site::Site;
+
+/// Where the agent finds the gateways' private keys.
+pub const KEYS: &str = "/etc/moorline-keys";
+
+/// A Gateway over these sites, the failover order.
+pub fn gateway(name: &str, shared_data: bool, sites: &[&Site]) -> String {
+    let mut yaml = format!(
+        "apiVersion: moorline.io/v1alpha1
+kind: Gateway
+metadata: {{name: {name}}}
+spec:
+  path: tunnel
+  sharedData: {shared_data}
+  tunnel: {{address: {INNER}, privateKeyFile: {KEYS}/{name}.key, mtu: 1420}}
+  targets:
+"
+    );
+    for site in sites {
+        let (name, endpoint, key, server) = (site.name(), site.endpoint(), site.public_key(), site.server());
+        // Writing to a String cannot fail.
+        let _ =
+            writeln!(yaml, "  - {{name: {name}, endpoint: \"{endpoint}\", publicKey: \"{key}\", server: {server}}}");
+    }
+    yaml
+}
+
+/// A Share that pods of the namespace `training` may use.
+pub fn share(name: &str, gateway: &str, access: &str) -> String {
+    format!(
+        "apiVersion: moorline.io/v1alpha1
+kind: Share
+metadata: {{name: {name}}}
+spec: {{gateway: {gateway}, export: /{name}, access: {access}, namespaces: [training]}}
+"
+    )
+}
+
+/// The usual pair: `datasets`, read-only, and `checkpoints`, read-write, on one gateway `gw`.
+pub fn usual(shared_data: bool, sites: &[&Site]) -> String {
+    let parts = [
+        gateway("gw", shared_data, sites),
+        share("datasets", "gw", "ReadOnly"),
+        share("checkpoints", "gw", "ReadWrite"),
+    ];
+    parts.join("---\n")
+}

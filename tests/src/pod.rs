@@ -1,0 +1,185 @@
+//! The application: a container with no privilege at all that uses published volumes and writes down what it sees.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::agent::Agent;
+use crate::container::{Bind, Container, Spec};
+use crate::csi::Volume;
+use crate::event::{Event, Op};
+use crate::kit;
+use crate::node::Node;
+use crate::wait::{eventually, throughout};
+
+pub const NAMESPACE: &str = "training";
+
+#[derive(Debug)]
+pub struct Pod {
+    name: String,
+    container: Container,
+    volumes: Vec<Volume>,
+}
+
+/// A pod that is being put together.
+#[derive(Debug)]
+pub struct Draft {
+    name: String,
+    volumes: Vec<Volume>,
+    binds: Vec<Bind>,
+    jobs: Vec<String>,
+}
+
+impl Draft {
+    pub fn new(name: &str) -> Self {
+        Self { name: name.into(), volumes: Vec::new(), binds: Vec::new(), jobs: Vec::new() }
+    }
+
+    /// Has the agent publish a share for it, and binds it at /mnt/SHARE with propagation None.
+    #[track_caller]
+    pub fn with_share(mut self, node: &Node, agent: &Agent, share: &str, read_only: bool) -> Self {
+        let volume = volume(node, &self.name, share, read_only);
+        agent.csi().publish(&volume).unwrap_or_else(|status| panic!("publish {share}: {status}\n{}", agent.logs()));
+        let bind = Bind::new(&volume.target, format!("/mnt/{share}"));
+        self.binds.push(if read_only { bind.read_only() } else { bind });
+        self.volumes.push(volume);
+        self
+    }
+
+    pub fn with_bind(mut self, bind: Bind) -> Self {
+        self.binds.push(bind);
+        self
+    }
+
+    /// Reads and verifies a file, over and over.
+    pub fn reading(self, path: &str) -> Self {
+        self.doing("read", path)
+    }
+
+    /// Appends records, each acknowledged by fsync.
+    pub fn writing(self, path: &str) -> Self {
+        self.doing("write", path)
+    }
+
+    /// Tries to write where it must not be able to.
+    pub fn trespassing(self, path: &str) -> Self {
+        self.doing("trespass", path)
+    }
+
+    fn doing(mut self, job: &str, path: &str) -> Self {
+        self.jobs.push(format!("{job}:{path}"));
+        self
+    }
+
+    #[track_caller]
+    pub fn start(self) -> Pod {
+        let mut binds = vec![Bind::new(kit::executable("app"), "/app").read_only()];
+        binds.extend(self.binds);
+        let args = std::iter::once("/app".to_owned()).chain(self.jobs).collect();
+        let spec = Spec { args, binds, user: 1000, ..Spec::default() };
+        let container = Container::start(&format!("pod-{}", self.name), &spec);
+        Pod { name: self.name, container, volumes: self.volumes }
+    }
+}
+
+/// The volume `share` of pod `pod`, as kubelet would ask for it.
+#[track_caller]
+pub fn volume(node: &Node, pod: &str, share: &str, read_only: bool) -> Volume {
+    let uid = format!("uid-of-{pod}");
+    Volume {
+        share: share.into(),
+        target: node.volume(&uid, share),
+        read_only,
+        pod_name: pod.into(),
+        pod_namespace: NAMESPACE.into(),
+        pod_uid: uid,
+        attributes: Vec::new(),
+    }
+}
+
+impl Pod {
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    pub fn targets(&self) -> impl Iterator<Item = &PathBuf> {
+        self.volumes.iter().map(|volume| &volume.target)
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        // The last line may be half written.
+        self.container.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    pub fn events_of(&self, op: Op) -> Vec<Event> {
+        self.events().into_iter().filter(|event| event.op == op).collect()
+    }
+
+    /// The tag of what was read last, if that went well.
+    pub fn reads_now(&self) -> Option<String> {
+        self.events_of(Op::Read).pop().filter(Event::succeeded).map(|event| event.tag)
+    }
+
+    /// The highest record that was acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        let written = self.events_of(Op::Write).into_iter().filter(Event::succeeded);
+        written.filter_map(|event| event.tag.parse().ok()).max().unwrap_or(0)
+    }
+
+    /// Waits until an event that comes from now on satisfies `wanted`, and returns it.
+    #[track_caller]
+    pub fn next(&self, what: &str, deadline: Duration, wanted: impl Fn(&Event) -> bool) -> Event {
+        self.after(self.events().len(), what, deadline, wanted)
+    }
+
+    /// Waits for the first event, not counting the first `known` ones, that satisfies `wanted`.
+    #[track_caller]
+    pub fn after(&self, known: usize, what: &str, deadline: Duration, wanted: impl Fn(&Event) -> bool) -> Event {
+        eventually(&format!("pod {}: {what}", self.name), deadline, || {
+            let events = self.events();
+            let found = events.iter().skip(known).find(|event| wanted(event)).cloned();
+            found.ok_or_else(|| events.last().cloned())
+        })
+    }
+
+    /// Waits until it reads data tagged `tag`, from now on.
+    #[track_caller]
+    pub fn reads(&self, tag: &str, deadline: Duration) -> Event {
+        self.next(&format!("reads {tag}"), deadline, |event| {
+            event.op == Op::Read && event.succeeded() && event.tag == tag
+        })
+    }
+
+    /// Waits until one more record is acknowledged, from now on.
+    #[track_caller]
+    pub fn writes(&self, deadline: Duration) -> Event {
+        self.next("writes", deadline, |event| event.op == Op::Write && event.succeeded())
+    }
+
+    /// Watches that nothing of this kind ends, well or not: it blocks.
+    #[track_caller]
+    pub fn blocks(&self, op: Op, time: Duration) {
+        let known = self.events_of(op).len();
+        throughout(&format!("pod {}: {op:?} blocks", self.name), time, || {
+            self.events_of(op).get(known).map_or(Ok(()), |event| Err(event.clone()))
+        });
+    }
+
+    /// Panics if anything of this kind ever failed.
+    #[track_caller]
+    pub fn never_failed(&self, op: Op) {
+        let failed: Vec<_> = self.events_of(op).into_iter().filter(|event| !event.succeeded()).collect();
+        assert!(failed.is_empty(), "pod {}: {op:?} failed: {failed:?}", self.name);
+    }
+
+    /// What kubelet does when a pod is deleted: SIGTERM, SIGKILL after the grace period, and when the container is
+    /// gone the volumes are unpublished.
+    #[track_caller]
+    pub fn delete(self, agent: &Agent, grace: Duration) {
+        self.container.stop(grace);
+        self.container.delete();
+        for volume in &self.volumes {
+            let unpublished = agent.csi().unpublish(&volume.target);
+            unpublished.unwrap_or_else(|status| panic!("unpublish {}: {status}\n{}", volume.share, agent.logs()));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Runs scenarios side by side, each on a machine of its own, each with a deadline.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::machine::VERDICT;
+use crate::scenarios::{ALL, Scenario};
+use crate::wait::{poll, seconds};
+
+#[derive(Debug, Clone)]
+pub struct Runner {
+    pub kit: PathBuf,
+    pub results: PathBuf,
+    /// Where cgroup v2 is mounted.
+    pub cgroups: PathBuf,
+}
+
+impl Runner {
+    pub fn new(kit: PathBuf, results: PathBuf) -> io::Result<Self> {
+        let mounts = crate::mounts::of("self");
+        let cgroups = mounts.into_iter().find(|mount| mount.kind == "cgroup2");
+        let missing = || io::Error::other("find cgroup v2: not mounted; mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+        Ok(Self { kit, results, cgroups: PathBuf::from(cgroups.ok_or_else(missing)?.point) })
+    }
+
+    pub fn run(self, arguments: &Arguments) -> ExitCode {
+        for controller in ["cpu", "memory", "pids", "io"] {
+            // Delegation is a courtesy: runc does without what is not there.
+            let _ = fs::write(self.cgroups.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+        let trials = ALL.iter().map(|scenario| {
+            let runner = self.clone();
+            Trial::test(scenario.name, move || runner.scenario(scenario).map_err(Failed::from))
+        });
+        libtest_mimic::run(arguments, trials.collect()).exit_code()
+    }
+
+    fn scenario(&self, scenario: &Scenario) -> Result<(), String> {
+        let results = self.results.join(scenario.name);
+        let failed = |action: &str, error: io::Error| format!("{action}: {error}");
+        fs::create_dir_all(&results).map_err(|error| failed("make the results folder", error))?;
+        let mut machine = self.boot(scenario, &results).map_err(|error| failed("start the scenario", error))?;
+
+        let verdict = poll(scenario.deadline, || {
+            let ended = matches!(machine.try_wait(), Ok(Some(_)));
+            let verdict = fs::read_to_string(results.join(VERDICT)).ok().filter(|text| !text.is_empty());
+            verdict.or_else(|| ended.then(|| "its machine could not be built".into()))
+        });
+        // A machine that cleared up ends at once. One with a process that waits in the kernel for a dead server does not
+        // end, whatever is sent to it: it is left behind, and ends with the guest.
+        let over = poll(seconds(4), || machine.try_wait().ok().flatten());
+        if over.is_none() {
+            let _ = machine.kill();
+        }
+        match verdict.as_deref() {
+            Some("passed") => Ok(()),
+            Some(other) => Err(report(&results, other)),
+            None => Err(report(&results, &format!("hung: no result within {:?}", scenario.deadline))),
+        }
+    }
+
+    fn boot(&self, scenario: &Scenario, results: &Path) -> io::Result<Child> {
+        let group = self.cgroups.join(format!("lab-{}", scenario.name));
+        fs::create_dir_all(&group)?;
+        let output = File::create(results.join("output.log"))?;
+        Command::new("sh")
+            .args(["-c", "echo 0 >\"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
+            .arg(&group)
+            .args(["unshare", "--pid", "--fork", "--kill-child", "--mount", "--propagation", "private"])
+            .args(["--net", "--uts", "--ipc", "--cgroup"])
+            .arg(self.kit.join("lab"))
+            .args(["scenario", scenario.name, "--kit"])
+            .args([&self.kit, Path::new("--results"), results])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+    }
+}
+
+fn report(results: &Path, verdict: &str) -> String {
+    const LINES: usize = 60;
+    let output = fs::read(results.join("output.log")).unwrap_or_default();
+    let output = String::from_utf8_lossy(&output);
+    let lines: Vec<_> = output.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(LINES)..];
+    format!("{verdict}\n{}", tail.join("\n"))
+}

@@ -1,0 +1,52 @@
+//! The agent dies and comes back: a non-event for the pods.
+
+use crate::agent::Agent;
+use crate::data;
+use crate::event::Op;
+use crate::node::Node;
+use crate::objects;
+use crate::pod::Draft;
+use crate::site::Site;
+use crate::wait::seconds;
+
+pub(super) fn agent_killed_while_pod_reads() {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    site.put("datasets/sample", &data::file("a", 50_000));
+    let mut agent = Agent::start(&node, &objects::usual(false, &[&site]));
+    let pod = Draft::new("both")
+        .with_share(&node, &agent, "datasets", true)
+        .with_share(&node, &agent, "checkpoints", false)
+        .reading("/mnt/datasets/sample")
+        .writing("/mnt/checkpoints/log")
+        .start();
+    pod.reads("a", seconds(30));
+    pod.writes(seconds(30));
+
+    agent.kill9();
+    agent.restart();
+    pod.reads("a", seconds(30));
+    pod.writes(seconds(30));
+    pod.never_failed(Op::Read);
+    pod.never_failed(Op::Write);
+
+    // What the new agent did not make, it takes down all the same.
+    pod.delete(&agent, seconds(10));
+}
+
+pub(super) fn agent_restarted_while_server_is_dead() {
+    let node = Node::new("node1");
+    let (mut a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
+    a.put("datasets/sample", &data::file("a", 50_000));
+    b.put("datasets/sample", &data::file("b", 50_000));
+    let mut agent = Agent::start(&node, &objects::usual(false, &[&a, &b]));
+    let pod = Draft::new("reader").with_share(&node, &agent, "datasets", true).reading("/mnt/datasets/sample").start();
+    pod.reads("a", seconds(30));
+
+    agent.kill9();
+    a.die();
+    pod.blocks(Op::Read, seconds(3));
+    agent.restart();
+    pod.reads("b", seconds(60));
+    pod.delete(&agent, seconds(10));
+}

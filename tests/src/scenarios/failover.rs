@@ -1,0 +1,100 @@
+//! A server dies for good, and the pods go on.
+
+use nix::errno::Errno;
+
+use crate::agent::Agent;
+use crate::data;
+use crate::event::Op;
+use crate::node::Node;
+use crate::objects;
+use crate::pod::{Draft, Pod};
+use crate::site::{Site, Tree};
+use crate::wait::{eventually, seconds};
+
+/// From a server's death to a pod that reads the next one.
+const RECOVERY: std::time::Duration = seconds(45);
+
+pub(super) fn read_only() {
+    let node = Node::new("node1");
+    let (mut a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
+    a.put("datasets/sample", &data::file("a", 200_000));
+    b.put("datasets/sample", &data::file("b", 200_000));
+    let agent = Agent::start(&node, &objects::usual(false, &[&a, &b]));
+    let pod = reader(&node, &agent);
+    pod.reads("a", seconds(30));
+    let process = pod.container().pid();
+
+    a.die();
+    pod.reads("b", RECOVERY);
+
+    assert!(pod.container().alive(), "the same container reads on");
+    assert_eq!(pod.container().pid(), process);
+    let refused = pod.next("tries to write", seconds(10), |event| event.op == Op::Trespass);
+    assert_eq!(refused.errno, Errno::EROFS as i32, "read-only stays read-only: {refused:?}");
+    pod.delete(&agent, seconds(10));
+}
+
+pub(super) fn read_write_shared_data() {
+    let node = Node::new("node1");
+    let tree = Tree::new("shared");
+    let mut a = Site::serving(&node, "a", tree.clone());
+    let b = Site::serving(&node, "b", tree.clone());
+    tree.put("datasets/sample", &data::file("shared", 50_000));
+    let agent = Agent::start(&node, &objects::usual(true, &[&a, &b]));
+    let pod = writer(&node, &agent);
+    pod.writes(seconds(30));
+
+    a.die();
+    // In flight when the server died: it is aborted, or acknowledged by the next server. Then come new ones.
+    let before = pod.acknowledged();
+    pod.next("writes to b", RECOVERY, |event| {
+        event.op == Op::Write && event.succeeded() && event.tag.parse().is_ok_and(|number: u64| number > before + 1)
+    });
+    assert!(pod.container().alive());
+    pod.container().stop(seconds(10));
+
+    let written = data::records(&tree.read("checkpoints/log"));
+    for number in 1..=pod.acknowledged() {
+        assert!(written.contains(&number), "record {number} was acknowledged and is not there");
+    }
+    pod.delete(&agent, seconds(10));
+    drop(b);
+}
+
+pub(super) fn read_write_waits_without_shared_data() {
+    let node = Node::new("node1");
+    let (mut a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
+    a.put("datasets/sample", &data::file("a", 50_000));
+    b.put("datasets/sample", &data::file("b", 50_000));
+    let agent = Agent::start(&node, &objects::usual(false, &[&a, &b]));
+    let (pod, witness) = (writer(&node, &agent), reader(&node, &agent));
+    pod.writes(seconds(30));
+    witness.reads("a", seconds(30));
+
+    a.die();
+    // The read-only share has moved: the agent has seen the death, and decided.
+    witness.reads("b", RECOVERY);
+    pod.blocks(Op::Write, seconds(5));
+    pod.never_failed(Op::Write);
+    assert!(b.tree().try_read("checkpoints/log").is_none(), "nothing may be written to a server with other data");
+    let waiting = eventually("the status says what is waited for", seconds(10), || {
+        let status = agent.status();
+        let shares = status["shares"].as_array().cloned().unwrap_or_default();
+        let share = shares.into_iter().find(|share| share["name"] == "checkpoints").ok_or(status)?;
+        share["waiting"].as_str().map(str::to_owned).ok_or(share)
+    });
+    assert!(waiting.contains("sharedData"), "the reason names the cure: {waiting}");
+    witness.delete(&agent, seconds(10));
+}
+
+fn reader(node: &Node, agent: &Agent) -> Pod {
+    Draft::new("reader")
+        .with_share(node, agent, "datasets", true)
+        .reading("/mnt/datasets/sample")
+        .trespassing("/mnt/datasets/never")
+        .start()
+}
+
+fn writer(node: &Node, agent: &Agent) -> Pod {
+    Draft::new("writer").with_share(node, agent, "checkpoints", false).writing("/mnt/checkpoints/log").start()
+}

@@ -1,0 +1,43 @@
+//! Every scenario, in one table. A scenario is a straight line: topology, what is done, what must have been seen.
+
+use std::time::Duration;
+
+mod adoption;
+mod bad_input;
+mod deletion;
+mod failover;
+mod the_lab;
+
+use crate::wait::seconds;
+
+#[derive(Debug)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub deadline: Duration,
+    pub run: fn(),
+}
+
+const fn scenario(name: &'static str, deadline: u64, run: fn()) -> Scenario {
+    Scenario { name, deadline: seconds(deadline), run }
+}
+
+/// The longest first: they are started in this order.
+pub const ALL: &[Scenario] = &[
+    scenario("failover_read_only", 120, failover::read_only),
+    scenario("failover_read_write_shared_data", 120, failover::read_write_shared_data),
+    scenario("read_write_waits_without_shared_data", 120, failover::read_write_waits_without_shared_data),
+    scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed),
+    scenario("agent_killed_while_pod_reads", 120, adoption::agent_killed_while_pod_reads),
+    scenario("agent_restarted_while_server_is_dead", 120, adoption::agent_restarted_while_server_is_dead),
+    scenario("blackhole_blocks_a_hard_read", 90, the_lab::blackhole_blocks_a_hard_read),
+    scenario("bad_volumes_are_refused", 90, bad_input::bad_volumes_are_refused),
+    scenario("bad_objects_change_nothing", 90, bad_input::bad_objects_change_nothing),
+    scenario("site_serves_through_wireguard", 60, the_lab::site_serves_through_wireguard),
+    scenario("sites_may_share_a_tree", 60, the_lab::sites_may_share_a_tree),
+    scenario("delay_is_felt", 60, the_lab::delay_is_felt),
+    scenario("pod_has_no_privilege", 60, the_lab::pod_has_no_privilege),
+];
+
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}

@@ -1,0 +1,256 @@
+//! A storage site: the kernel's NFS server behind a WireGuard peer, in namespaces of its own.
+//!
+//! ```text
+//!   node                             site (network, mount and UTS namespace, hostname of its own)
+//!   up-NAME 192.0.2.2/30 ── veth ── eth0 192.0.2.1/30     the underlay: UDP 51820, faults happen here
+//!   TUN     10.90.0.2    ╌ tunnel ╌ wg0  10.90.N.1        nfsd, mountd, nfsdcld
+//! ```
+//! Faults are netem's and not nftables': a guest's kernel may know no nftables family for IP, and a sender must not be
+//! told that its packet was dropped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::sh;
+use crate::kit;
+use crate::namespace::Namespace;
+use crate::node::{self, Key, Node};
+use crate::wait::{eventually, seconds};
+
+const PORT: u16 = 51820;
+/// What every site exports unless told otherwise.
+pub const EXPORTS: [&str; 2] = ["datasets", "checkpoints"];
+
+/// The files behind a site. Two sites on one tree really hold the same data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree(PathBuf);
+
+impl Tree {
+    #[track_caller]
+    pub fn new(name: &str) -> Self {
+        let folder = Path::new("/srv").join(name);
+        for export in EXPORTS {
+            let export = folder.join(export);
+            // Anybody's to write: pods have users of their own, and NFS passes their numbers on.
+            sh(&format!("mkdir -p {0} && chmod 1777 {0}", export.display()));
+        }
+        Self(folder)
+    }
+
+    /// Replaces a file in one step, as a careful administrator would.
+    #[track_caller]
+    pub fn put(&self, path: &str, bytes: &[u8]) {
+        let (target, fresh) = (self.0.join(path), self.0.join(format!("{path}.new")));
+        let put = fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, &target));
+        put.unwrap_or_else(|error| panic!("put {}: {error}", target.display()));
+    }
+
+    #[track_caller]
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        let path = self.0.join(path);
+        fs::read(&path).unwrap_or_else(|error| panic!("read {} on the site: {error}", path.display()))
+    }
+
+    pub fn try_read(&self, path: &str) -> Option<Vec<u8>> {
+        fs::read(self.0.join(path)).ok()
+    }
+}
+
+#[derive(Debug)]
+pub struct Site {
+    name: String,
+    number: u8,
+    key: Key,
+    tree: Tree,
+    inside: Namespace,
+    records_daemon: Child,
+}
+
+impl Site {
+    /// A site with a tree of its own.
+    #[track_caller]
+    pub fn start(node: &Node, name: &str) -> Self {
+        Self::serving(node, name, Tree::new(name))
+    }
+
+    /// A site that serves `tree`, which others may serve as well.
+    #[track_caller]
+    pub fn serving(node: &Node, name: &str, tree: Tree) -> Self {
+        let number = node.next_link();
+        let inside = Namespace::new(&format!("site-{name}"));
+        let key = Key::new();
+        underlay(name, number, &inside);
+        tunnel(&inside, number, &key, &node.key().public);
+        let records_daemon = serve(&inside, &tree);
+        let site = Self { name: name.into(), number, key, tree, inside, records_daemon };
+        site.wait_until_serving();
+        site
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its WireGuard peer listens.
+    pub fn endpoint(&self) -> String {
+        format!("{}:{PORT}", outer(self.number, 1))
+    }
+
+    /// Its NFS server's address inside the tunnel.
+    pub fn server(&self) -> String {
+        format!("10.90.{}.1", self.number)
+    }
+
+    pub fn public_key(&self) -> &str {
+        &self.key.public
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    #[track_caller]
+    pub fn put(&self, path: &str, bytes: &[u8]) {
+        self.tree.put(path, bytes);
+    }
+
+    #[track_caller]
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        self.tree.read(path)
+    }
+
+    /// The site ends for good: not a word more on the wire, then its daemons, then the kernel's server with all its
+    /// state (locks on a shared tree among it).
+    #[track_caller]
+    pub fn die(&mut self) {
+        self.blackhole();
+        let wireguard = self.inside.sh("pgrep --ns $$ --nslist net wireguard-go");
+        for pid in wireguard.split_whitespace() {
+            let pid = pid.parse().unwrap_or_else(|_| panic!("pgrep answered {wireguard:?}"));
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap_or_else(|error| panic!("kill wireguard-go: {error}"));
+        }
+        // An error means that it has ended already.
+        let _ = self.records_daemon.kill();
+        let _ = self.records_daemon.wait();
+        self.inside.sh("rpc.nfsd 0");
+    }
+
+    /// Nothing passes between node and site any more, either way, and nobody is told.
+    #[track_caller]
+    pub fn blackhole(&self) {
+        self.netem("loss 100%");
+    }
+
+    /// The opposite of [`Self::blackhole`] and [`Self::delay`].
+    #[track_caller]
+    pub fn heal(&self) {
+        self.netem("delay 0ms");
+    }
+
+    /// Every packet takes so much longer, each way.
+    #[track_caller]
+    pub fn delay(&self, time: Duration) {
+        self.netem(&format!("delay {}ms limit 100000", time.as_millis()));
+    }
+
+    #[track_caller]
+    fn netem(&self, what: &str) {
+        sh(&format!("tc qdisc replace dev {} root netem {what}", link(&self.name)));
+        self.inside.sh(&format!("tc qdisc replace dev eth0 root netem {what}"));
+    }
+
+    /// A server that has just started accepts connections before it answers; its port is the first sign.
+    fn wait_until_serving(&self) {
+        eventually(&format!("site {} serves NFS", self.name), seconds(20), || {
+            let listening = self.inside.sh("ss -Hltn sport = :2049");
+            if listening.contains("2049") { Ok(()) } else { Err(listening) }
+        });
+    }
+}
+
+fn link(site: &str) -> String {
+    format!("up-{site}")
+}
+
+/// Address `host` (1 the site's, 2 the node's) in the underlay of site `number`.
+fn outer(number: u8, host: u8) -> String {
+    format!("192.0.2.{}", 4 * number + host)
+}
+
+#[track_caller]
+fn underlay(name: &str, number: u8, inside: &Namespace) {
+    let (link, pid, ours, theirs) = (link(name), inside.pid(), outer(number, 2), outer(number, 1));
+    sh(&format!(
+        "ip link add {link} type veth peer name eth0 netns {pid}
+         ip addr add {ours}/30 dev {link}
+         ip link set {link} up"
+    ));
+    inside.sh(&format!("ip addr add {theirs}/30 dev eth0; ip link set eth0 up; ip route add default via {ours}"));
+    // Neighbours are pinned: in a blackhole ARP would give up, and senders would be told what a real network hides.
+    let address = |show: String| show.split_whitespace().nth(2).map(str::to_owned).unwrap_or_default();
+    let our_mac = address(sh(&format!("ip -br link show {link}")));
+    let their_mac = address(inside.sh("ip -br link show eth0"));
+    sh(&format!("ip neigh replace {theirs} lladdr {their_mac} dev {link} nud permanent"));
+    inside.sh(&format!("ip neigh replace {ours} lladdr {our_mac} dev eth0 nud permanent"));
+}
+
+#[track_caller]
+fn tunnel(inside: &Namespace, number: u8, key: &Key, peer: &str) {
+    let (private, inner) = (&key.private, node::INNER);
+    inside.sh(&format!(
+        "mount -t tmpfs run /run; mkdir -p /run/wireguard
+         umask 077; echo {private} >/run/key
+         wireguard-go wg0 2>/run/wireguard-go.log || {{ cat /run/wireguard-go.log; exit 1; }}
+         wg set wg0 listen-port {PORT} private-key /run/key peer {peer} allowed-ips {inner}/32
+         ip addr add 10.90.{number}.1/32 dev wg0
+         ip link set wg0 mtu 1420 up
+         ip route add {inner} dev wg0"
+    ));
+}
+
+/// nfsd with short lease and grace (or every recovery waits for 90 s), and nfsdcld, the one keeper of client records
+/// that works in a network namespace.
+#[track_caller]
+fn serve(inside: &Namespace, tree: &Tree) -> Child {
+    let options = "rw,no_root_squash,insecure,no_subtree_check";
+    let mut script = format!(
+        "mount -t tmpfs nfs /var/lib/nfs; mkdir -p /var/lib/nfs/nfsdcld /run/pipefs /run/exports
+         touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+         mount -t nfsd nfsd /proc/fs/nfsd; mount -t rpc_pipefs pipefs /run/pipefs
+         echo 10 >/proc/fs/nfsd/nfsv4gracetime; echo 10 >/proc/fs/nfsd/nfsv4leasetime
+         mount -t tmpfs root /run/exports
+         exportfs -o {options},fsid=0 '*:/run/exports'\n"
+    );
+    for (number, export) in EXPORTS.iter().enumerate() {
+        let (source, target) = (tree.0.join(export), format!("/run/exports/{export}"));
+        script += &format!(
+            "mkdir {target}; mount --bind {} {target}
+             exportfs -o {options},fsid={} '*:{target}'\n",
+            source.display(),
+            number + 1
+        );
+    }
+    inside.sh(&script);
+    let log = kit::results().join(format!("{}.nfsdcld.log", inside.name()));
+    let log = fs::File::create(&log).unwrap_or_else(|error| panic!("make {}: {error}", log.display()));
+    let records_daemon = inside
+        .command("nfsdcld", &["-F", "-p", "/run/pipefs", "-s", "/var/lib/nfs/nfsdcld"])
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("start nfsdcld: {error}; is nfs-kernel-server installed?"));
+    // It watches for the kernel's pipe, which nfsd makes when it starts.
+    eventually("nfsdcld watches", seconds(10), || {
+        let open = inside.sh(&format!("ls -l /proc/{}/fd 2>&1 || true", records_daemon.id()));
+        if open.contains("inotify") { Ok(()) } else { Err(open) }
+    });
+    inside.sh("rpc.mountd --no-udp -N 2 -N 3; rpc.nfsd -N 3 4");
+    // A site stands for a server that has been up for long: nobody has anything to reclaim, and nobody waits.
+    inside.sh("echo Y >/proc/fs/nfsd/v4_end_grace");
+    records_daemon
+}
