@@ -22,5 +22,7 @@ mount -t hostfs -o "$GUEST_RESULTS" results /run/results
 stty -F /dev/tty1 raw -echo 2>/dev/null
 "$GUEST_KIT/lab" inside --kit "$GUEST_KIT" --results /run/results $GUEST_ARGUMENTS >/dev/tty1 2>&1 </dev/null
 echo $? >/run/results/status
-sync
-poweroff -f -d
+# Only the results: a plain `sync`, and a poweroff that does one, would wait for the dead servers' mounts.
+sync -f /run/results/status
+echo o >/proc/sysrq-trigger
+poweroff -f -d --no-sync

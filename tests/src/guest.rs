@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::wait::poll;
+use crate::wait::{poll, seconds};
 
 const KERNEL: &str = "/usr/bin/linux.uml";
 const MODULES: &str = "/usr/lib/uml/modules";
@@ -29,26 +29,34 @@ pub fn run(kit: &Path, results: &Path, arguments: &[String], deadline: Duration)
     let mut guest = boot(&init, console)?;
     let relay = guest.stdout.take().map(|output| thread::spawn(move || relay(output)));
 
-    let ended = poll(deadline, || match guest.try_wait() {
+    let mut ended = || match guest.try_wait() {
         Ok(Some(_)) => Some(Ok(())),
         Ok(None) => None,
         Err(error) => Some(Err(error)),
-    });
+    };
+    let status = results.join("status");
+    let over = poll(deadline, || ended().or_else(|| written(&status).then_some(Ok(()))));
+    // A guest that has said its last word and does not power off is of no interest.
+    let _ = poll(seconds(3), &mut ended);
     // The group first: what it leaves behind would hold the pipe open.
     let _ = killpg(Pid::from_raw(guest.id().cast_signed()), Signal::SIGKILL);
     let _ = guest.wait();
     if let Some(relay) = relay {
         let _ = relay.join();
     }
-    match ended {
+    match over {
         Some(outcome) => outcome?,
         None => println!("lab: the guest did not end within {deadline:?}, so the watchdog ended it"),
     }
-    let status = fs::read_to_string(results.join("status")).unwrap_or_default();
+    let status = fs::read_to_string(&status).unwrap_or_default();
     Ok(status.trim().parse().unwrap_or_else(|_| {
         println!("lab: the guest ended without a result; see {}", results.join("console.log").display());
         70
     }))
+}
+
+fn written(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|file| file.len() > 0)
 }
 
 fn boot(init: &Path, console: File) -> io::Result<Child> {

@@ -164,6 +164,17 @@ impl Pod {
         });
     }
 
+    /// Like [`Self::blocks`], but what was on its way when the server went away may still end well.
+    #[track_caller]
+    pub fn next_blocks(&self, op: Op, time: Duration) {
+        let mut known = self.events_of(op).len();
+        eventually(&format!("pod {}: {op:?} stops", self.name), Duration::from_secs(10), || {
+            let before = std::mem::replace(&mut known, self.events_of(op).len());
+            if before == known && self.container.waits() { Ok(()) } else { Err(known) }
+        });
+        self.blocks(op, time);
+    }
+
     /// Panics if anything of this kind ever failed.
     #[track_caller]
     pub fn never_failed(&self, op: Op) {

@@ -250,7 +250,10 @@ fn serve(inside: &Namespace, tree: &Tree) -> Child {
         if open.contains("inotify") { Ok(()) } else { Err(open) }
     });
     inside.sh("rpc.mountd --no-udp -N 2 -N 3; rpc.nfsd -N 3 4");
-    // A site stands for a server that has been up for long: nobody has anything to reclaim, and nobody waits.
-    inside.sh("echo Y >/proc/fs/nfsd/v4_end_grace");
+    // With an empty record of clients nobody has anything to reclaim, and nobody waits.
+    eventually("the server's grace period is over", seconds(20), || {
+        let ended = inside.sh("cat /proc/fs/nfsd/v4_end_grace");
+        if ended.trim() == "Y" { Ok(()) } else { Err(ended) }
+    });
     records_daemon
 }

@@ -49,7 +49,7 @@ struct Run {
     #[arg(long, env = "MOORLINE_BIN")]
     moorline: Option<PathBuf>,
     /// The static application of the lab's pods; by default beside this executable
-    #[arg(long, env = "MOORLINE_APP_BIN")]
+    #[arg(long, env = "MOORLINE_APP")]
     app: Option<PathBuf>,
     #[arg(long, default_value = "manifests")]
     manifests: PathBuf,

@@ -36,17 +36,18 @@ pub(super) fn agent_killed_while_pod_reads() {
 
 pub(super) fn agent_restarted_while_server_is_dead() {
     let node = Node::new("node1");
-    let (mut a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
+    let (a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
     a.put("datasets/sample", &data::file("a", 50_000));
     b.put("datasets/sample", &data::file("b", 50_000));
     let mut agent = Agent::start(&node, &objects::usual(false, &[&a, &b]));
     let pod = Draft::new("reader").with_share(&node, &agent, "datasets", true).reading("/mnt/datasets/sample").start();
-    pod.reads("a", seconds(30));
+    let first = pod.next("reads", seconds(30), |event| event.op == Op::Read && event.succeeded()).tag;
+    let (mut serving, other) = if first == "a" { (a, b) } else { (b, a) };
 
     agent.kill9();
-    a.die();
-    pod.blocks(Op::Read, seconds(3));
+    serving.die();
+    pod.next_blocks(Op::Read, seconds(3));
     agent.restart();
-    pod.reads("b", seconds(60));
+    pod.reads(other.name(), seconds(60));
     pod.delete(&agent, seconds(10));
 }

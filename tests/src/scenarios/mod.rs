@@ -29,6 +29,7 @@ pub const ALL: &[Scenario] = &[
     scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed),
     scenario("agent_killed_while_pod_reads", 120, adoption::agent_killed_while_pod_reads),
     scenario("agent_restarted_while_server_is_dead", 120, adoption::agent_restarted_while_server_is_dead),
+    scenario("first_target_is_preferred", 90, failover::first_target_is_preferred),
     scenario("blackhole_blocks_a_hard_read", 90, the_lab::blackhole_blocks_a_hard_read),
     scenario("bad_volumes_are_refused", 90, bad_input::bad_volumes_are_refused),
     scenario("bad_objects_change_nothing", 90, bad_input::bad_objects_change_nothing),
