@@ -59,8 +59,10 @@ impl Paths {
         self.kubelet.join("plugins/moorline.io/csi.sock")
     }
 
+    /// The `@` is no whim. Kubelet's gRPC client takes the socket's path for the request's authority, each slash as %2F,
+    /// and our HTTP/2 server refuses percent signs in an authority (PROTOCOL_ERROR), except in what stands before an `@`.
     pub fn registration_socket(&self) -> PathBuf {
-        self.kubelet.join("plugins_registry/moorline.io-reg.sock")
+        self.kubelet.join("plugins_registry/moorline.io@reg.sock")
     }
 
     pub fn api_socket(&self) -> PathBuf {
