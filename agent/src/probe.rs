@@ -13,7 +13,7 @@ use tokio::time::timeout;
 /// How long a server may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// From the end of one question to the next.
-pub(crate) const PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 const NFS_PORT: u16 = 2049;
 
 /// A server, asked through the network namespace that leads to it.

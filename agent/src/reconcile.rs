@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_shared::id::{NamespaceId, PublicationId};
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Layer, Moment, Observed, Server, Tunnel};
 use moorline_shared::plan::{self, Desired, Lane, Step};
@@ -81,9 +81,12 @@ pub(crate) struct Reconciler {
     problems: Vec<Problem>,
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
-    busy: BTreeSet<Lane>,
+    /// Lanes in which steps are under way, with the superblocks they have to do with.
+    busy: BTreeMap<Lane, Vec<SuperblockId>>,
     setbacks: HashMap<Step, Setback>,
     waiters: HashMap<PublicationId, Vec<Waiter>>,
+    /// Superblocks whose end with an error was logged: it is repeated as long as they are held.
+    said_aborting: BTreeSet<SuperblockId>,
     /// What each share waits for, as it was last logged.
     said_waiting: BTreeMap<Name, plan::Waiting>,
 }
@@ -108,33 +111,40 @@ impl Reconciler {
             problems: Vec::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
             setbacks: HashMap::new(),
             waiters: HashMap::new(),
+            said_aborting: BTreeSet::new(),
             said_waiting: BTreeMap::new(),
         })
     }
 
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut looked_at = Moment::ZERO;
         loop {
-            let look = if self.desired.publications.is_empty() && self.busy.is_empty() { IDLE_LOOK } else { LOOK };
+            let idle = self.desired.publications.is_empty() && self.busy.is_empty();
+            let due = looked_at + if idle { IDLE_LOOK } else { LOOK };
             // Both branches are cancel-safe: `recv` loses no event when the other one wins, and the timer has no state.
-            tokio::select! {
+            let mut news = tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.handle(event),
                     None => return,
                 },
-                () = tokio::time::sleep(look) => {}
-            }
+                () = tokio::time::sleep(due.saturating_sub((self.clock)())) => true,
+            };
             // What has come in meanwhile is one snapshot with it.
             while let Ok(event) = events.try_recv() {
-                self.handle(event);
+                news |= self.handle(event);
             }
-            self.round();
+            if news || (self.clock)() >= due {
+                looked_at = (self.clock)();
+                self.round();
+            }
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    /// Takes an event in, and says whether anything may follow from it.
+    fn handle(&mut self, event: Event) -> bool {
         match event {
             Event::Objects(objects, problems) => self.revise(&objects, problems),
             Event::Publish(publication, reply) => self.publish(publication, reply),
@@ -151,13 +161,15 @@ impl Reconciler {
                         (self.clock)(),
                     ));
                 }
+                return false;
             }
-            Event::Probed { namespace, answered } => self.note_probe(&namespace, answered),
+            Event::Probed { namespace, answered } => return self.note_probe(&namespace, answered),
             Event::Done { lane, results } => {
                 self.busy.remove(&lane);
                 results.into_iter().for_each(|(step, result)| self.note_result(step, result));
             }
         }
+        true
     }
 
     fn revise(&mut self, files: &[Located], mut problems: Vec<Problem>) {
@@ -260,6 +272,7 @@ impl Reconciler {
     fn observe(&self) -> std::io::Result<Observed> {
         let mut observed = self.host.observe(&self.desired.publications)?;
         observed.servers = self.servers.clone();
+        observed.in_flight = self.busy.values().flatten().cloned().collect();
         Ok(observed)
     }
 
@@ -275,18 +288,35 @@ impl Reconciler {
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
         for step in plan::plan(&self.desired, &observed, now) {
             let held_back = self.setbacks.get(&step).is_some_and(|setback| setback.until > now);
-            if !held_back && !self.busy.contains(&step.lane()) {
+            if !held_back && !self.busy.contains_key(&step.lane()) {
                 lanes.entry(step.lane()).or_default().push(step);
             }
         }
+        self.said_aborting.retain(|superblock| observed.superblocks.contains(superblock));
         for (lane, steps) in lanes {
+            steps.iter().for_each(|step| self.say_what_is_lost(step));
             self.execute(lane, steps);
+        }
+    }
+
+    fn say_what_is_lost(&mut self, step: &Step) {
+        let (Step::Abort(superblock) | Step::Retire { superblock, abort: true }) = step else { return };
+        if !self.said_aborting.insert(superblock.clone()) {
+            return;
+        }
+        match superblock.user {
+            User::ReadOnly => info!(%superblock, "ending what waits for a server that is given up: calls get EIO"),
+            User::ReadWrite(publication) => warn!(
+                %superblock,
+                %publication,
+                "ending what waits for a server that is given up: calls get EIO, and what was written and not yet synced is lost"
+            ),
         }
     }
 
     /// A lane's steps, one after the other. What was planned while it is busy is planned again when it is done.
     fn execute(&mut self, lane: Lane, steps: Vec<Step>) {
-        self.busy.insert(lane.clone());
+        self.busy.insert(lane.clone(), steps.iter().flat_map(Step::superblocks).cloned().collect());
         let (host, desired, events) = (self.host.clone(), self.desired.clone(), self.events.clone());
         tokio::spawn(async move {
             let mut results = Vec::with_capacity(steps.len());
@@ -468,9 +498,10 @@ impl Reconciler {
         }
     }
 
-    fn note_probe(&mut self, namespace: &NamespaceId, answered: bool) {
+    /// Whether it changes what is thought of the server.
+    fn note_probe(&mut self, namespace: &NamespaceId, answered: bool) -> bool {
         let now = (self.clock)();
-        let Some(server) = self.servers.get_mut(namespace) else { return };
+        let Some(server) = self.servers.get_mut(namespace) else { return false };
         let before = server.liveness(now);
         if answered {
             (server.last_answer, server.misses) = (Some(now), 0);
@@ -481,6 +512,7 @@ impl Reconciler {
         if before != after {
             info!(%namespace, "the server was {before:?} and is {after:?}");
         }
+        before != after
     }
 }
 
@@ -490,10 +522,14 @@ async fn ask_for_ever(question: Question, namespace: NamespaceId, events: mpsc::
         if let Err(error) = &answer {
             debug!(%namespace, "no answer from {}: {error}", question.server);
         }
+        // One that took all its time need not wait for the next.
+        let waited = matches!(&answer, Err(error) if error.kind() == std::io::ErrorKind::TimedOut);
         if events.send(Event::Probed { namespace: namespace.clone(), answered: answer.is_ok() }).await.is_err() {
             return;
         }
-        tokio::time::sleep(PAUSE).await;
+        if !waited {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 

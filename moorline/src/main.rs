@@ -6,6 +6,7 @@ mod status;
 
 use std::env;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -67,7 +68,10 @@ fn start_logging(format: LogFormat) {
         .with_env_var("MOORLINE_LOG")
         .with_default_directive(tracing::Level::INFO.into())
         .from_env_lossy();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Human => builder.with_target(false).init(),

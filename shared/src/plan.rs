@@ -70,6 +70,21 @@ impl Step {
     }
 }
 
+impl Step {
+    /// The superblocks that it has to do with while it lasts.
+    pub fn superblocks(&self) -> Vec<&SuperblockId> {
+        match self {
+            Self::MakeNamespace(_)
+            | Self::AttachTunnel(_)
+            | Self::Fence(_)
+            | Self::RemoveNamespace(_)
+            | Self::Unpublish(_) => vec![],
+            Self::Mount(id) | Self::Publish(_, id) | Self::Abort(id) | Self::Retire { superblock: id, .. } => vec![id],
+            Self::Replace { old, new } => vec![old, new],
+        }
+    }
+}
+
 /// Where a share's superblocks belong now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seat {
@@ -161,7 +176,7 @@ impl<'a> View<'a> {
             if self.superseded(id) && self.seen_somewhere(id) {
                 // Descriptors, mappings and locks that are still on it must not wait for a server that is given up.
                 steps.push(Step::Abort(id.clone()));
-            } else if !self.needed(id) && !self.seen_somewhere(id) {
+            } else if !self.needed(id) && !self.seen_somewhere(id) && !self.observed.in_flight.contains(id) {
                 steps.push(Step::Retire { superblock: id.clone(), abort: away || self.superseded(id) });
             } else if let User::ReadWrite(publication) = id.user
                 && away
@@ -193,7 +208,12 @@ impl<'a> View<'a> {
             }
         }
         for (id, tunnel) in &self.observed.namespaces {
-            let empty = !self.observed.superblocks.iter().any(|superblock| superblock.namespace == *id);
+            let empty = !self
+                .observed
+                .superblocks
+                .iter()
+                .chain(&self.observed.in_flight)
+                .any(|superblock| superblock.namespace == *id);
             let wanted = *tunnel != Tunnel::Fenced && gateways.contains_key(&id.target.gateway);
             // A superblock whose base is gone may live on in a container until that ends: so does its namespace,
             // which the kernel keeps. Only the name and the data path go.

@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
+
+/// A server answers a read of a megabyte with some 700 datagrams at once; the kernel's default holds fewer than 200.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 pub(crate) struct Device {
     tun: OwnedFd,
@@ -37,6 +41,10 @@ impl Device {
     pub(crate) fn new(tun: OwnedFd, socket: UdpSocket, endpoint: SocketAddr) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&tun, true)?;
         socket.set_nonblocking(true)?;
+        // Best effort: the first way needs CAP_NET_ADMIN, the second ends at net.core.rmem_max.
+        if set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
+            let _ = set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
+        }
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { tun, socket, endpoint, stop })
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -155,6 +156,8 @@ fn another_key_never_passes() {
     server.write(&packet(SERVER, NODE, 1));
     server.until("a handshake of its own", |stats| stats.unanswered > 0);
     assert_eq!((server.stats().handshakes, node.stats().handshakes), (0, 0));
+    server.socket().set_nonblocking(true).unwrap();
+    node.socket().set_nonblocking(true).unwrap();
     assert_eq!(server.try_read().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert_eq!(node.try_read().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
@@ -212,11 +215,10 @@ fn a_restarted_peer_that_waits_recovers_by_our_traffic() {
 fn a_peer_that_comes_late_is_found() {
     let (a, b) = (udp(), udp());
     let (to_a, to_b) = (a.local_addr().unwrap(), b.local_addr().unwrap());
-    drop(b);
     let node = End::start(config(1, 2, to_b, NODE, SERVER), a);
     node.write(&packet(NODE, SERVER, 1));
-    node.until("an unanswered handshake", |stats| stats.unanswered == 1);
-    let server = End::start(config(2, 1, to_a, SERVER, NODE), UdpSocket::bind(to_b).unwrap());
+    assert_eq!(b.recv(&mut [0; 2048]).unwrap(), 148, "an initiation that nobody answers");
+    let server = End::start(config(2, 1, to_a, SERVER, NODE), b);
     // Not one more packet is needed: the first one still waits.
     assert_eq!(server.read(), packet(NODE, SERVER, 1));
 }
@@ -256,6 +258,21 @@ fn errors_of_the_descriptors_do_not_end_the_tunnel() {
 }
 
 #[test]
+fn a_tun_that_is_gone_is_tried_now_and_then() {
+    // Always ready, and every read fails, as of a device that was deleted.
+    let gone = OwnedFd::from(OpenOptions::new().write(true).open("/dev/null").unwrap());
+    let (raw, socket) = (udp(), udp());
+    let config = config(1, 2, raw.local_addr().unwrap(), NODE, SERVER);
+    let tunnel = Simple.start("test", config, gone, socket).unwrap();
+    let failed = || tunnel.stats().dropped.of(DropReason::TunRead);
+    assert!(eventually(|| failed() > 0));
+    let (before, begun) = (failed(), clock());
+    assert!(eventually(|| failed() > before + 20), "it is never given up");
+    assert!(begun.elapsed() > Duration::from_millis(700), "and costs next to nothing");
+    assert!(tunnel.stats().running);
+}
+
+#[test]
 fn what_cannot_work_is_refused() {
     let good = || config(1, 2, SocketAddr::from(([127, 0, 0, 1], 9)), NODE, SERVER);
     let cases = [
@@ -282,6 +299,8 @@ struct End {
     tunnel: Option<Box<dyn Tunnel>>,
     config: Config,
     address: SocketAddr,
+    /// Keeps the port while the tunnel is away.
+    outer: UdpSocket,
     inner: Option<UnixDatagram>,
     /// The tunnel's side of the TUN, kept as the agent keeps the device.
     other: UnixDatagram,
@@ -291,15 +310,15 @@ impl End {
     fn start(config: Config, socket: UdpSocket) -> Self {
         let (inner, other) = UnixDatagram::pair().unwrap();
         let address = socket.local_addr().unwrap();
+        let outer = socket.try_clone().unwrap();
         let tunnel = launch(&config, &other, socket);
         inner.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { tunnel: Some(tunnel), config, address, inner: Some(inner), other }
+        Self { tunnel: Some(tunnel), config, address, outer, inner: Some(inner), other }
     }
 
     fn restart(&mut self) {
         self.tunnel = None;
-        let socket = UdpSocket::bind(self.address).unwrap();
-        self.tunnel = Some(launch(&self.config, &self.other, socket));
+        self.tunnel = Some(launch(&self.config, &self.other, self.outer.try_clone().unwrap()));
     }
 
     fn socket(&self) -> &UnixDatagram {

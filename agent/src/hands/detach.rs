@@ -1,12 +1,13 @@
 //! Taking away what is no longer wanted: mounts of ours, by checked identity, and empty directories.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
-use moorline_shared::id::SuperblockId;
+use moorline_shared::id::{SuperblockId, User};
 use moorline_sys::mount;
 use moorline_sys::mountinfo::{self, Device, Mount};
+use rustix::fs::{Mode, OFlags};
 
 use super::publish::open_fdinfo;
 use super::{Failure, abort, doing, enter_host_mounts, open_path};
@@ -44,16 +45,33 @@ pub(super) fn unpublish(paths: &Paths, target: &Path) -> Result<(), Failure> {
     remove_empty(target)
 }
 
-/// Detaches the base mount. Where it is the last of its superblock the kernel flushes and ends the client in this
-/// process, which may take as long as the server does.
+/// Detaches the base mount. What pods left unwritten is written first, while the mount is still there to be seen: were
+/// the server to go away meanwhile, the mount could still be aborted, and nobody takes its tunnel down.
 pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
-    if abort {
-        abort::rounds(paths, superblock)?;
-    }
     let base = paths.base(superblock);
+    let lost = match superblock.user {
+        _ if abort => {
+            abort::rounds(paths, superblock)?;
+            None
+        }
+        User::ReadOnly => None,
+        User::ReadWrite(_) => flush(&base).err(),
+    };
     mount::detach(&base).map_err(doing(format!("detach {}", base.display())))?;
-    remove_empty(&base)
+    remove_empty(&base)?;
+    match lost {
+        Some(error) => {
+            Err(doing(format!("write what the pods of {superblock} left unwritten: some of it is lost"))(error))
+        }
+        None => Ok(()),
+    }
+}
+
+fn flush(base: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(base, flags, Mode::empty())?;
+    Ok(rustix::fs::syncfs(root)?)
 }
 
 /// `rmdir`, which takes neither a mount point nor a directory that holds something.

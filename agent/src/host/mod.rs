@@ -15,7 +15,6 @@ use moorline_shared::id::{NamespaceId, PublicationId};
 use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
-use tracing::warn;
 
 use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
 use paths::Paths;
@@ -30,8 +29,9 @@ pub(crate) const TUN_NAME: &str = "moorline0";
 const LOCAL: Duration = Duration::from_secs(10);
 /// For what asks a server.
 const REMOTE: Duration = Duration::from_secs(30);
-/// For flushing what a pod left unwritten: as long as its server answers, it may take its time.
-const FLUSH: Duration = Duration::from_secs(600);
+/// For writing what a pod left unwritten. A longer flush goes on in the kernel and is waited for again, unless its
+/// server has gone away meanwhile.
+const FLUSH: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
@@ -159,10 +159,7 @@ impl Host {
                 .await
             }
             Step::Replace { old, new } => self.replace(old, new).await,
-            Step::Abort(superblock) => {
-                warn!(%superblock, "aborting what waits for a server that is away: what was not yet written to it is lost");
-                self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await
-            }
+            Step::Abort(superblock) => self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await,
             Step::Unpublish(id) => {
                 let publication =
                     desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
@@ -170,9 +167,6 @@ impl Host {
                 records::remove(&self.paths, *id).map_err(StepError::Record)
             }
             Step::Retire { superblock, abort } => {
-                if *abort {
-                    warn!(%superblock, "detaching a mount whose server is away: what was not yet written to it is lost");
-                }
                 self.hand(
                     Work::Retire { superblock: superblock.clone(), abort: *abort },
                     if *abort { LOCAL } else { FLUSH },

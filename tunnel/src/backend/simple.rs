@@ -48,10 +48,11 @@ impl Backend for Simple {
         let device = Device::new(tun, socket, config.endpoint)
             .map_err(|error| failed("preparing the TUN and UDP descriptors", error))?;
         let device = Arc::new(device);
-        let path = Path::new(peer, device.clone(), counters.clone());
+        let mut path = Path::new(peer, device.clone(), counters.clone());
+        let (guarded, label) = (counters.clone(), name.to_owned());
         let thread = std::thread::Builder::new()
             .name(format!("tunnel-{name}"))
-            .spawn(move || supervise(path))
+            .spawn(move || supervise(&label, &guarded, || path.run()))
             .map_err(|error| failed("starting its thread", error))?;
         tracing::info!(tunnel = name, endpoint = %config.endpoint, peer = %config.peer, "tunnel started");
         Ok(Box::new(Running { device, counters, thread: Some(thread) }))
@@ -82,10 +83,8 @@ impl Drop for Running {
 }
 
 /// The thread's life. A panic ends this tunnel alone, and is seen in its stats.
-fn supervise(mut path: Path) {
-    let counters = path.counters.clone();
-    let name = path.peer.name().to_owned();
-    let end = catch_unwind(AssertUnwindSafe(|| path.run()));
+fn supervise(name: &str, counters: &Counters, life: impl FnOnce()) {
+    let end = catch_unwind(AssertUnwindSafe(life));
     counters.ended();
     if end.is_err() {
         tracing::error!(tunnel = name, "the data path panicked: nothing passes until the tunnel is started again");
@@ -116,20 +115,13 @@ impl Path {
     fn run(&mut self) {
         let mut next_tick = clock();
         loop {
-            let now = clock();
-            if now >= next_tick {
-                next_tick = now + TICK;
-                self.tun = Health::Usable;
-                self.udp = Health::Usable;
-                self.peer.tick(now, &mut self.ports);
-            }
             let interest = Interest {
                 // While a datagram waits for room the TUN waits too: its queue pushes back on the sender.
                 tun: self.tun == Health::Usable && self.ports.has_room(),
                 udp: self.udp == Health::Usable,
                 udp_room: !self.ports.has_room(),
             };
-            let ready = match self.ports.device.wait(interest, self.patience(next_tick, now)) {
+            let ready = match self.ports.device.wait(interest, self.patience(next_tick, clock())) {
                 Ok(ready) => ready,
                 // Only a lack of memory is left. It passes, and the tunnel may be what frees it.
                 Err(_) => continue,
@@ -139,8 +131,9 @@ impl Path {
             }
             let now = clock();
             if now >= next_tick {
-                // After a long sleep the protocol must know the time before it sees a packet.
+                // First of all: after a long sleep the protocol must know the time before it sees a packet.
                 next_tick = now + TICK;
+                (self.tun, self.udp) = (Health::Usable, Health::Usable);
                 self.peer.tick(now, &mut self.ports);
             }
             if ready.udp_room {
@@ -260,4 +253,17 @@ fn is_blocked(result: &io::Result<()>) -> bool {
 #[allow(clippy::disallowed_methods, reason = "the thread's loop is the wiring that hands time to the rest")]
 fn clock() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_stays_in_its_tunnel_and_is_seen() {
+        let counters = Counters::new(clock());
+        assert!(counters.stats(clock()).running);
+        supervise("test", &counters, || panic!("this panic is part of a test"));
+        assert!(!counters.stats(clock()).running);
+    }
 }

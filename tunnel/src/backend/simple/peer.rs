@@ -82,10 +82,6 @@ impl Peer {
         })
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Nothing will happen until something arrives: no timer needs to run.
     pub(super) fn is_dormant(&self) -> bool {
         self.expired && self.waiting.is_empty() && !self.keepalive
@@ -263,3 +259,6 @@ fn deliver(
     counters.received(packet.len());
     wire.packet(packet);
 }
+
+#[cfg(test)]
+mod tests;
