@@ -135,6 +135,13 @@ struct SecurityContext {
     #[serde(default)]
     privileged: bool,
     capabilities: Capabilities,
+    seccomp_profile: Profile,
+}
+
+#[derive(Debug, Deserialize)]
+struct Profile {
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -188,6 +195,7 @@ fn spec(pod: &PodSpec, node: &str) -> Spec {
     let [container] = &pod.containers[..] else { panic!("agent.yaml: the lab knows what to do with one container") };
     let security = &container.security_context;
     assert!(!security.privileged, "agent.yaml: a privileged agent proves nothing");
+    assert_eq!(security.seccomp_profile.kind, "RuntimeDefault", "agent.yaml: the lab gives RuntimeDefault");
     let mut binds = vec![Bind::new(kit::executable("moorline"), "/moorline").read_only()];
     for mount in &container.volume_mounts {
         let volume = pod.volumes.iter().find(|volume| volume.name == mount.name);
@@ -209,6 +217,5 @@ fn spec(pod: &PodSpec, node: &str) -> Spec {
         host_pid: pod.host_pid,
         host_network: pod.host_network,
         binds,
-        seccomp: None,
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::command::{checked, output};
 use crate::kit;
+use crate::seccomp::runtime_default;
 use crate::wait::{eventually, poll, seconds};
 
 const STATE: &str = "/run/runc";
@@ -53,7 +54,6 @@ pub struct Spec {
     pub host_pid: bool,
     pub host_network: bool,
     pub binds: Vec<Bind>,
-    pub seccomp: Option<Value>,
 }
 
 #[derive(Debug)]
@@ -186,7 +186,7 @@ fn config_json(name: &str, spec: &Spec) -> Value {
             "cgroupsPath": format!("/pods/{name}"),
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
             "rootfsPropagation": if follows { Value::from("rslave") } else { Value::Null },
-            "seccomp": spec.seccomp,
+            "seccomp": runtime_default(capabilities),
             "maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
                 "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"],
             "readonlyPaths": ["/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],

@@ -21,5 +21,6 @@ pub mod objects;
 pub mod pod;
 pub mod runner;
 pub mod scenarios;
+pub mod seccomp;
 pub mod site;
 pub mod wait;

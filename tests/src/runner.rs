@@ -50,6 +50,10 @@ impl Runner {
             let verdict = fs::read_to_string(results.join(VERDICT)).ok().filter(|text| !text.is_empty());
             verdict.or_else(|| ended.then(|| "its machine could not be built".into()))
         });
+        if verdict.is_none() {
+            // What was asked for is a report: one that cannot be written must not hide the failure itself.
+            let _ = fs::write(results.join("hung.log"), processes());
+        }
         // A machine that cleared up ends at once. One with a process that waits in the kernel for a dead server does not
         // end, whatever is sent to it: it is left behind, and ends with the guest.
         let over = poll(seconds(4), || machine.try_wait().ok().flatten());
@@ -59,7 +63,7 @@ impl Runner {
         match verdict.as_deref() {
             Some("passed") => Ok(()),
             Some(other) => Err(report(&results, other)),
-            None => Err(report(&results, &format!("hung: no result within {:?}", scenario.deadline))),
+            None => Err(report(&results, &format!("hung: no result within {:?}; see hung.log", scenario.deadline))),
         }
     }
 
@@ -80,6 +84,24 @@ impl Runner {
             .stderr(output)
             .spawn()
     }
+}
+
+/// Every process, and where in the kernel those are that cannot be interrupted.
+fn processes() -> String {
+    let list = Command::new("ps").args(["-eLo", "pid,ppid,tid,stat,etimes,wchan:24,args", "--forest"]).output();
+    let mut text = list.map(|list| String::from_utf8_lossy(&list.stdout).into_owned()).unwrap_or_default();
+    let blocked: Vec<_> = text
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.get(3)?.starts_with('D').then(|| (words[0].to_owned(), words[2].to_owned()))
+        })
+        .collect();
+    for (pid, tid) in blocked {
+        let stack = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stack")).unwrap_or_default();
+        text += &format!("\nthread {tid} of process {pid}:\n{stack}");
+    }
+    text
 }
 
 fn report(results: &Path, verdict: &str) -> String {

@@ -32,7 +32,6 @@ pub(super) fn bad_volumes_are_refused() {
         ("a target that climbs out", Volume { target: good().target.join("../../../../../../x"), ..good() }, "target"),
         ("an unknown attribute", Volume { attributes: vec![("shrae".into(), "x".into())], ..good() }, "shrae"),
         ("another namespace", Volume { pod_namespace: "default".into(), ..good() }, "default"),
-        ("write access to a read-only share", Volume { read_only: false, ..good() }, "readOnly"),
         ("an export that does not exist", Volume { share: "absent".into(), ..good() }, "absent"),
     ];
     for (what, volume, named) in table {

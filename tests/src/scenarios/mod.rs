@@ -6,6 +6,7 @@ mod adoption;
 mod bad_input;
 mod deletion;
 mod failover;
+mod publication;
 mod the_lab;
 
 use crate::wait::seconds;
@@ -33,6 +34,7 @@ pub const ALL: &[Scenario] = &[
     scenario("blackhole_blocks_a_hard_read", 90, the_lab::blackhole_blocks_a_hard_read),
     scenario("bad_volumes_are_refused", 90, bad_input::bad_volumes_are_refused),
     scenario("bad_objects_change_nothing", 90, bad_input::bad_objects_change_nothing),
+    scenario("read_only_whatever_the_pod_asks", 90, publication::read_only_whatever_the_pod_asks),
     scenario("site_serves_through_wireguard", 60, the_lab::site_serves_through_wireguard),
     scenario("sites_may_share_a_tree", 60, the_lab::sites_may_share_a_tree),
     scenario("delay_is_felt", 60, the_lab::delay_is_felt),
