@@ -461,7 +461,7 @@ impl Reconciler {
                     warn!(share = %share.name, "{}", waiting.explain(share));
                 }
                 waits.insert(share.name.clone(), waiting);
-            } else if self.said_waiting.contains_key(&share.name) {
+            } else if in_use && self.said_waiting.contains_key(&share.name) {
                 info!(share = %share.name, "is served");
             }
         }

@@ -1,8 +1,9 @@
 //! /proc/PID/mountinfo, parsed. Reading it touches no mounted file system, so it can't hang on a dead server.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A device number as mountinfo prints it; one superblock has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +46,24 @@ impl Mount {
             .iter()
             .any(|other| other.parent == self.id && other.mount_point == self.mount_point && other.id != self.id)
     }
+}
+
+/// Every mount point of this namespace at which the directory at `path` is seen. There are several where a directory
+/// above it is mounted twice, as when kubelet's is a bind mount: what is mounted at one appears at the others.
+pub fn sightings(table: &[Mount], path: &Path) -> BTreeSet<PathBuf> {
+    let below = |mount: &&Mount| mount.mount_point != path && path.starts_with(&mount.mount_point);
+    let Some(parent) = table.iter().filter(below).max_by_key(|mount| mount.mount_point.as_os_str().len()) else {
+        return BTreeSet::from([path.to_owned()]);
+    };
+    let directory = |parent: &Mount, path: &Path| {
+        Some((parent.device, parent.root.join(path.strip_prefix(&parent.mount_point).ok()?)))
+    };
+    let wanted = directory(parent, path);
+    let parents: BTreeMap<u64, &Mount> = table.iter().map(|mount| (mount.id, mount)).collect();
+    let same = |mount: &&Mount| {
+        parents.get(&mount.parent).is_some_and(|parent| directory(parent, &mount.mount_point) == wanted)
+    };
+    table.iter().filter(same).map(|mount| mount.mount_point.clone()).chain([path.to_owned()]).collect()
 }
 
 fn line(line: &[u8]) -> Option<Mount> {
@@ -112,5 +131,24 @@ not a mount
         assert_eq!(table[1].attributes, Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: false });
         assert_eq!((table[2].root.to_str(), table[2].file_system.as_str()), (Some("/sub"), "nfs4"));
         assert!(!table[1].on_top(&table) && table[2].on_top(&table));
+    }
+
+    #[test]
+    fn a_directory_is_seen_wherever_the_one_above_it_is_mounted() {
+        let table = parse(
+            b"\
+1 0 254:0 / / rw - ext4 a rw
+2 1 254:1 / /disk rw - ext4 b rw
+3 1 254:1 /kubelet /var/lib/kubelet rw - ext4 b rw
+4 3 0:50 / /var/lib/kubelet/pods/u/mount rw - nfs4 s rw
+5 2 0:50 / /disk/kubelet/pods/u/mount rw - nfs4 s rw
+6 5 0:51 / /disk/kubelet/pods/u/mount rw - nfs4 t rw
+7 2 0:50 / /disk/kubelet/pods/v/mount rw - nfs4 s rw
+",
+        );
+        let seen = sightings(&table, Path::new("/var/lib/kubelet/pods/u/mount"));
+        let expected = ["/disk/kubelet/pods/u/mount", "/var/lib/kubelet/pods/u/mount"].map(PathBuf::from);
+        assert_eq!(seen, BTreeSet::from(expected));
+        assert_eq!(sightings(&table, Path::new("/srv/x")), BTreeSet::from([PathBuf::from("/srv/x")]));
     }
 }

@@ -13,36 +13,42 @@ use super::publish::open_fdinfo;
 use super::{Failure, abort, doing, enter_host_mounts, open_path};
 use crate::host::paths::Paths;
 
-/// Detaches every layer of ours at the target, topmost first.
+/// Detaches every layer of ours at the target, wherever the target is seen, and removes it.
 pub(super) fn unpublish(paths: &Paths, target: &Path) -> Result<(), Failure> {
     enter_host_mounts()?;
+    for place in mountinfo::sightings(&table()?, target) {
+        detach_layers(paths, &place)?;
+    }
+    remove_empty(target)
+}
+
+/// Topmost first.
+fn detach_layers(paths: &Paths, place: &Path) -> Result<(), Failure> {
     let fdinfo = open_fdinfo()?;
+    let shown = place.display();
     loop {
-        let table = fs::read("/proc/self/mountinfo")
-            .map(|table| mountinfo::parse(&table))
-            .map_err(doing("read the mount table"))?;
+        let table = table()?;
         let ours: BTreeSet<Device> = table
             .iter()
             .filter(|mount| mount.mount_point.parent() == Some(&paths.mounts()))
             .map(|mount| mount.device)
             .collect();
-        let layers: Vec<&Mount> = table.iter().filter(|mount| mount.mount_point == target).collect();
-        let Some(top) = layers.iter().find(|mount| mount.on_top(&table)) else { break };
+        let layers = table.iter().filter(|mount| mount.mount_point == place);
+        let Some(top) = layers.into_iter().find(|mount| mount.on_top(&table)) else { return Ok(()) };
         if !ours.contains(&top.device) {
-            return Err(Failure::definite(format!(
-                "what is mounted at {} is not ours: unmount it by hand",
-                target.display()
-            )));
+            return Err(Failure::definite(format!("what is mounted at {shown} is not ours: unmount it by hand")));
         }
-        let opened = open_path(target).map_err(doing(format!("open {}", target.display())))?;
-        let id =
-            mount::mount_id(&fdinfo, &opened).map_err(doing(format!("identify the mount at {}", target.display())))?;
+        let opened = open_path(place).map_err(doing(format!("open {shown}")))?;
+        let id = mount::mount_id(&fdinfo, &opened).map_err(doing(format!("identify the mount at {shown}")))?;
         drop(opened);
         if id == top.id {
-            mount::detach(target).map_err(doing(format!("detach {}", target.display())))?;
+            mount::detach(place).map_err(doing(format!("detach {shown}")))?;
         }
     }
-    remove_empty(target)
+}
+
+fn table() -> Result<Vec<Mount>, Failure> {
+    fs::read("/proc/self/mountinfo").map(|table| mountinfo::parse(&table)).map_err(doing("read the mount table"))
 }
 
 /// Detaches the base mount. What pods left unwritten is written first, while the mount is still there to be seen: were
