@@ -15,7 +15,7 @@ check() { # check NAME COMMAND...
   else
     failed=$((failed + 1))
     echo "FAIL $name ($seconds s)"
-    tail -n 20 "$RESULTS/logs/check.log" | sed 's/^/     /'
+    tail -n 60 "$RESULTS/logs/check.log" | sed 's/^/     /'
   fi
   cat "$RESULTS/logs/check.log" >>"$RESULTS/logs/checks.log"
   return $status
