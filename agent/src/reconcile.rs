@@ -81,8 +81,8 @@ pub(crate) struct Reconciler {
     problems: Vec<Problem>,
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
-    /// Lanes in which steps are under way, with the superblocks they have to do with.
-    busy: BTreeMap<Lane, Vec<SuperblockId>>,
+    /// Steps that are under way.
+    busy: BTreeMap<Lane, Vec<Step>>,
     setbacks: HashMap<Step, Setback>,
     waiters: HashMap<PublicationId, Vec<Waiter>>,
     /// Superblocks whose end with an error was logged: it is repeated as long as they are held.
@@ -272,7 +272,7 @@ impl Reconciler {
     fn observe(&self) -> std::io::Result<Observed> {
         let mut observed = self.host.observe(&self.desired.publications)?;
         observed.servers = self.servers.clone();
-        observed.in_flight = self.busy.values().flatten().cloned().collect();
+        plan::note_under_way(&mut observed, self.busy.values().flatten());
         Ok(observed)
     }
 
@@ -316,7 +316,7 @@ impl Reconciler {
 
     /// A lane's steps, one after the other. What was planned while it is busy is planned again when it is done.
     fn execute(&mut self, lane: Lane, steps: Vec<Step>) {
-        self.busy.insert(lane.clone(), steps.iter().flat_map(Step::superblocks).cloned().collect());
+        self.busy.insert(lane.clone(), steps.clone());
         let (host, desired, events) = (self.host.clone(), self.desired.clone(), self.events.clone());
         tokio::spawn(async move {
             let mut results = Vec::with_capacity(steps.len());

@@ -16,9 +16,11 @@ pub struct Observed {
     pub servers: BTreeMap<NamespaceId, Server>,
     /// Superblocks that a base mount of ours holds.
     pub superblocks: BTreeSet<SuperblockId>,
-    /// Superblocks that steps under way have to do with: they may be about to show up at a target, or be out of the
-    /// mount table while the kernel still speaks to their server.
-    pub in_flight: BTreeSet<SuperblockId>,
+    /// Superblocks that steps under way mount or put somewhere: they may be about to show up.
+    pub beginning: BTreeSet<SuperblockId>,
+    /// Superblocks that steps under way retire: they may be out of the mount table while the kernel still speaks to
+    /// their server, or still in it and no longer to be relied on.
+    pub ending: BTreeSet<SuperblockId>,
     /// What is mounted at a publication's target on the host, lowest first.
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
     /// Copies of superblocks of ours in containers.

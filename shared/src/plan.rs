@@ -61,26 +61,27 @@ impl Step {
             Self::MakeNamespace(id) | Self::AttachTunnel(id) | Self::Fence(id) | Self::RemoveNamespace(id) => {
                 Lane::Server(id.target.clone())
             }
-            Self::Mount(id) | Self::Publish(_, id) | Self::Replace { new: id, .. } => {
-                Lane::Server(id.namespace.target.clone())
-            }
-            Self::Unpublish(id) => Lane::Publication(*id),
+            Self::Mount(id) | Self::Replace { new: id, .. } => Lane::Server(id.namespace.target.clone()),
+            // One lane for both: what is taken back while it is being published is detached after that.
+            Self::Publish(id, _) | Self::Unpublish(id) => Lane::Publication(*id),
             Self::Abort(id) | Self::Retire { superblock: id, .. } => Lane::Ending(id.clone()),
         }
     }
 }
 
-impl Step {
-    /// The superblocks that it has to do with while it lasts.
-    pub fn superblocks(&self) -> Vec<&SuperblockId> {
-        match self {
-            Self::MakeNamespace(_)
-            | Self::AttachTunnel(_)
-            | Self::Fence(_)
-            | Self::RemoveNamespace(_)
-            | Self::Unpublish(_) => vec![],
-            Self::Mount(id) | Self::Publish(_, id) | Self::Abort(id) | Self::Retire { superblock: id, .. } => vec![id],
-            Self::Replace { old, new } => vec![old, new],
+/// Adds to an observation what the steps that are under way will change.
+pub fn note_under_way<'a>(observed: &mut Observed, steps: impl Iterator<Item = &'a Step>) {
+    for step in steps {
+        match step {
+            Step::MakeNamespace(_)
+            | Step::AttachTunnel(_)
+            | Step::Fence(_)
+            | Step::RemoveNamespace(_)
+            | Step::Unpublish(_)
+            | Step::Abort(_) => {}
+            Step::Mount(id) | Step::Publish(_, id) => drop(observed.beginning.insert(id.clone())),
+            Step::Replace { old, new } => observed.beginning.extend([old.clone(), new.clone()]),
+            Step::Retire { superblock, .. } => drop(observed.ending.insert(superblock.clone())),
         }
     }
 }
@@ -176,7 +177,7 @@ impl<'a> View<'a> {
             if self.superseded(id) && self.seen_somewhere(id) {
                 // Descriptors, mappings and locks that are still on it must not wait for a server that is given up.
                 steps.push(Step::Abort(id.clone()));
-            } else if !self.needed(id) && !self.seen_somewhere(id) && !self.observed.in_flight.contains(id) {
+            } else if !self.needed(id) && !self.seen_somewhere(id) && !self.observed.beginning.contains(id) {
                 steps.push(Step::Retire { superblock: id.clone(), abort: away || self.superseded(id) });
             } else if let User::ReadWrite(publication) = id.user
                 && away
@@ -208,12 +209,7 @@ impl<'a> View<'a> {
             }
         }
         for (id, tunnel) in &self.observed.namespaces {
-            let empty = !self
-                .observed
-                .superblocks
-                .iter()
-                .chain(&self.observed.in_flight)
-                .any(|superblock| superblock.namespace == *id);
+            let empty = !self.all_superblocks().any(|superblock| superblock.namespace == *id);
             let wanted = *tunnel != Tunnel::Fenced && gateways.contains_key(&id.target.gateway);
             // A superblock whose base is gone may live on in a container until that ends: so does its namespace,
             // which the kernel keeps. Only the name and the data path go.
@@ -239,6 +235,9 @@ impl<'a> View<'a> {
                 namespace: namespace.clone(),
                 user: publication.user(),
             };
+            if self.observed.ending.contains(&superblock) {
+                continue;
+            }
             if !self.observed.superblocks.contains(&superblock) {
                 if usable && missing.insert(superblock.clone()) {
                     steps.push(Step::Mount(superblock));
@@ -262,23 +261,25 @@ impl<'a> View<'a> {
 
     /// The share's highest epoch is where it is; it moves when that server is away, or fenced, and another may serve.
     fn seat(&self, share: &Share) -> Seat {
-        let current = self.observed.superblocks.iter().filter(|id| id.share == share.name).max_by_key(|id| id.epoch);
-        let candidate = || {
-            self.may_serve(share).find_map(|target| {
-                let (id, tunnel) = self.open_namespace(&target)?;
-                let ready = *tunnel == Tunnel::Attached && self.observed.liveness(id, self.now) == Liveness::Alive;
-                ready.then(|| id.clone())
-            })
+        // A mount that is under way counts: a second one elsewhere would be its equal.
+        let current = self.all_superblocks().filter(|id| id.share == share.name).max_by_key(|id| id.epoch);
+        let ready = |target: &TargetId| {
+            let (id, tunnel) = self.open_namespace(target)?;
+            let ready = *tunnel == Tunnel::Attached && self.observed.liveness(id, self.now) == Liveness::Alive;
+            ready.then(|| id.clone())
         };
         let Some(current) = current else {
-            return candidate().map_or(Seat::Waiting(Waiting::NoTarget), |namespace| Seat::At { epoch: 1, namespace });
+            // The first that is not away: one that was not asked often enough yet is waited for, in its turn.
+            let known_away = |target: &TargetId| self.open_namespace(target).is_some_and(|(id, _)| self.away(id));
+            let first = self.may_serve(share).find(|target| !known_away(target)).and_then(|target| ready(&target));
+            return first.map_or(Seat::Waiting(Waiting::NoTarget), |namespace| Seat::At { epoch: 1, namespace });
         };
         let cut_off = !matches!(self.observed.tunnel(&current.namespace), Some(Tunnel::Attached | Tunnel::Detached));
         let stay = Seat::At { epoch: current.epoch, namespace: current.namespace.clone() };
         if !cut_off && !self.away(&current.namespace) {
             return stay;
         }
-        match candidate() {
+        match self.may_serve(share).find_map(|target| ready(&target)) {
             Some(namespace) if namespace != current.namespace => Seat::At { epoch: current.epoch + 1, namespace },
             _ if cut_off => Seat::Waiting(Waiting::NoSuccessor),
             _ => stay,
@@ -315,6 +316,11 @@ impl<'a> View<'a> {
                     && matches!(self.observed.tunnel(&id.namespace), Some(Tunnel::Attached | Tunnel::Detached))
             })
             .map(|id| id.namespace.clone())
+    }
+
+    /// Those that are there, about to be, or not quite gone.
+    fn all_superblocks(&self) -> impl Iterator<Item = &'a SuperblockId> + use<'a> {
+        self.observed.superblocks.iter().chain(&self.observed.beginning).chain(&self.observed.ending)
     }
 
     fn shares_in_use(&self) -> impl Iterator<Item = &'a Share> + use<'a> {

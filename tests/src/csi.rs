@@ -19,7 +19,7 @@ use proto::node_client::NodeClient;
 use proto::volume_capability::access_mode::Mode;
 use proto::volume_capability::{AccessMode, AccessType, MountVolume};
 
-pub const SOCKET: &str = "/var/lib/kubelet/plugins/moorline.io/csi.sock";
+pub const SOCKET: &str = "/var/lib/kubelet/plugins/moorline.io/csi@moorline.io.sock";
 
 /// How long kubelet gives a call.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -55,12 +55,16 @@ impl Paths {
         self.kubelet.join("pods")
     }
 
+    // Kubelet's gRPC client sends a socket's path, percent-encoded, as the authority of its requests, and our HTTP/2
+    // library refuses an authority that holds a '%', unless in its user part. So the names of the sockets that kubelet
+    // calls have an '@': what is before it, the whole directory, is then the user part.
+
     pub fn csi_socket(&self) -> PathBuf {
-        self.kubelet.join("plugins/moorline.io/csi.sock")
+        self.kubelet.join("plugins/moorline.io/csi@moorline.io.sock")
     }
 
     pub fn registration_socket(&self) -> PathBuf {
-        self.kubelet.join("plugins_registry/moorline.io-reg.sock")
+        self.kubelet.join("plugins_registry/reg@moorline.io.sock")
     }
 
     pub fn api_socket(&self) -> PathBuf {
@@ -82,3 +86,18 @@ pub fn from_agent(path: &Path) -> PathBuf {
 
 /// The host's mount namespace.
 pub const HOST_MOUNTS: &str = "/proc/1/ns/mnt";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_that_kubelet_makes_of_a_socket_path_is_accepted() {
+        let paths = Paths { run: "/run/moorline".into(), kubelet: "/var/lib/kubelet".into() };
+        for socket in [paths.csi_socket(), paths.registration_socket()] {
+            let authority = socket.display().to_string().replace('/', "%2F");
+            assert!(authority.parse::<hyper::http::uri::Authority>().is_ok(), "{authority}");
+        }
+        assert!("%2Fvar%2Fcsi.sock".parse::<hyper::http::uri::Authority>().is_err(), "the '@' is needed no more");
+    }
+}

@@ -18,9 +18,28 @@ check() { # check NAME COMMAND...
     tail -n 20 "$RESULTS/logs/check.log" | sed 's/^/     /'
   fi
   cat "$RESULTS/logs/check.log" >>"$RESULTS/logs/checks.log"
+  return $status
 }
 
+# A check without which the rest would only wait for what cannot come.
+must() { # must NAME COMMAND...
+  check "$@" || { finish; exit 1; }
+}
+
+# What pods have said and what became of them, beside the daemons' logs; the last word of those who restarted included.
+collect() {
+  local namespace pod logs=$RESULTS/logs
+  kubectl get pods -A --no-headers -o custom-columns=:metadata.namespace,:metadata.name |
+    while read -r namespace pod; do
+      kubectl -n "$namespace" logs "$pod" --previous --timestamps >"$logs/pod-$pod.before.log" 2>/dev/null ||
+        rm -f "$logs/pod-$pod.before.log"
+      kubectl -n "$namespace" logs "$pod" --timestamps >"$logs/pod-$pod.log"
+      kubectl -n "$namespace" describe pod "$pod" >"$logs/pod-$pod.txt"
+    done
+} 2>/dev/null
+
 finish() {
+  [ $failed = 0 ] || collect
   echo "$passed passed, $failed failed"
   [ $failed = 0 ]
 }
