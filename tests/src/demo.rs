@@ -119,7 +119,7 @@ pub fn run(colour: bool) {
 
     tell.act(&format!("Site {} falls into a black hole, and the pod is deleted.", other.name()));
     other.blackhole();
-    pod.next_blocks(Op::Write, seconds(1));
+    pod.blocks(Op::Write, seconds(1));
     tell.bad("the pod waits for a server that does not answer");
     let grace = seconds(5);
     let deleted = now();

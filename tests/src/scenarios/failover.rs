@@ -73,7 +73,7 @@ pub(super) fn read_write_waits_without_shared_data() {
 
     serving.die();
     // From the death on nothing is acknowledged, and nothing fails: it waits. Ten seconds are several probes.
-    pod.next_blocks(Op::Write, seconds(10));
+    pod.blocks(Op::Write, seconds(10));
     pod.never_failed(Op::Write);
     assert!(other.tree().try_read("checkpoints/log").is_none(), "nothing may be written to a server with other data");
     let waiting = eventually("the status says what is waited for", seconds(10), || {
