@@ -78,6 +78,21 @@ impl Agent {
         self.wait_ready();
     }
 
+    /// The target that serves a share now, as its status says.
+    #[track_caller]
+    pub fn target(&self, share: &str) -> String {
+        eventually(&format!("the status names the target of {share}"), seconds(10), || {
+            let status = self.status();
+            let shares = status["shares"].as_array().cloned().unwrap_or_default();
+            let found = shares.into_iter().find(|found| found["name"] == share).ok_or(status)?;
+            found["target"].as_str().map(str::to_owned).ok_or(found)
+        })
+    }
+
+    pub fn capabilities(&self) -> &[String] {
+        &self.spec.capabilities
+    }
+
     #[track_caller]
     pub fn csi(&self) -> Csi {
         Csi::connect().unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))

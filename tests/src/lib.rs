@@ -10,6 +10,7 @@ pub mod command;
 pub mod container;
 pub mod csi;
 pub mod data;
+pub mod demo;
 pub mod event;
 pub mod guest;
 pub mod kit;

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tonic::{Code, Status};
+
 use crate::agent::Agent;
 use crate::container::{Bind, Container, Spec};
 use crate::csi::Volume;
 use crate::event::{Event, Op};
 use crate::kit;
 use crate::node::Node;
-use crate::wait::{eventually, throughout};
+use crate::wait::{eventually, poll};
 
 pub const NAMESPACE: &str = "training";
 
@@ -38,7 +40,7 @@ impl Draft {
     #[track_caller]
     pub fn with_share(mut self, node: &Node, agent: &Agent, share: &str, read_only: bool) -> Self {
         let volume = volume(node, &self.name, share, read_only);
-        agent.csi().publish(&volume).unwrap_or_else(|status| panic!("publish {share}: {status}\n{}", agent.logs()));
+        insist(agent, &format!("publish {share}"), || agent.csi().publish(&volume));
         let bind = Bind::new(&volume.target, format!("/mnt/{share}"));
         self.binds.push(if read_only { bind.read_only() } else { bind });
         self.volumes.push(volume);
@@ -94,6 +96,16 @@ pub fn volume(node: &Node, pod: &str, share: &str, read_only: bool) -> Volume {
         pod_uid: uid,
         attributes: Vec::new(),
     }
+}
+
+/// As kubelet does: "unavailable" is asked again, anything else is an answer.
+#[track_caller]
+fn insist(agent: &Agent, what: &str, call: impl Fn() -> Result<(), Status>) {
+    eventually(what, Duration::from_secs(30), || match call() {
+        Ok(()) => Ok(()),
+        Err(status) if status.code() == Code::Unavailable => Err(status),
+        Err(status) => panic!("{what}: {status}\n{}", agent.logs()),
+    });
 }
 
 impl Pod {
@@ -155,24 +167,21 @@ impl Pod {
         self.next("writes", deadline, |event| event.op == Op::Write && event.succeeded())
     }
 
-    /// Watches that nothing of this kind ends, well or not: it blocks.
+    /// Waits for a stretch of `time` in which nothing of this kind ends, well or not: it blocks. What was on its way
+    /// when the server went away (in a busy machine's sockets, say) may still end before.
     #[track_caller]
     pub fn blocks(&self, op: Op, time: Duration) {
-        let known = self.events_of(op).len();
-        throughout(&format!("pod {}: {op:?} blocks", self.name), time, || {
-            self.events_of(op).get(known).map_or(Ok(()), |event| Err(event.clone()))
-        });
-    }
-
-    /// Like [`Self::blocks`], but what was on its way when the server went away may still end well.
-    #[track_caller]
-    pub fn next_blocks(&self, op: Op, time: Duration) {
         let mut known = self.events_of(op).len();
-        eventually(&format!("pod {}: {op:?} stops", self.name), Duration::from_secs(10), || {
-            let before = std::mem::replace(&mut known, self.events_of(op).len());
-            if before == known && self.container.waits() { Ok(()) } else { Err(known) }
+        eventually(&format!("pod {}: {op:?} blocks", self.name), Duration::from_secs(40), || {
+            match poll(time, || Some(self.events_of(op).len()).filter(|count| *count != known)) {
+                None if self.container.waits() => Ok(()),
+                None => Err("nothing ends, and nothing waits in the kernel".to_owned()),
+                Some(count) => {
+                    known = count;
+                    Err(format!("{:?}", self.events_of(op).last()))
+                }
+            }
         });
-        self.blocks(op, time);
     }
 
     /// Panics if anything of this kind ever failed.
@@ -189,8 +198,7 @@ impl Pod {
         self.container.stop(grace);
         self.container.delete();
         for volume in &self.volumes {
-            let unpublished = agent.csi().unpublish(&volume.target);
-            unpublished.unwrap_or_else(|status| panic!("unpublish {}: {status}\n{}", volume.share, agent.logs()));
+            insist(agent, &format!("unpublish {}", volume.share), || agent.csi().unpublish(&volume.target));
         }
     }
 }

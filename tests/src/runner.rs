@@ -17,14 +17,15 @@ pub struct Runner {
     pub results: PathBuf,
     /// Where cgroup v2 is mounted.
     pub cgroups: PathBuf,
+    pub color: bool,
 }
 
 impl Runner {
-    pub fn new(kit: PathBuf, results: PathBuf) -> io::Result<Self> {
+    pub fn new(kit: PathBuf, results: PathBuf, color: bool) -> io::Result<Self> {
         let mounts = crate::mounts::of("self");
         let cgroups = mounts.into_iter().find(|mount| mount.kind == "cgroup2");
         let missing = || io::Error::other("find cgroup v2: not mounted; mount -t cgroup2 cgroup2 /sys/fs/cgroup");
-        Ok(Self { kit, results, cgroups: PathBuf::from(cgroups.ok_or_else(missing)?.point) })
+        Ok(Self { kit, results, cgroups: PathBuf::from(cgroups.ok_or_else(missing)?.point), color })
     }
 
     pub fn run(self, arguments: &Arguments) -> ExitCode {
@@ -43,7 +44,8 @@ impl Runner {
         let results = self.results.join(scenario.name);
         let failed = |action: &str, error: io::Error| format!("{action}: {error}");
         fs::create_dir_all(&results).map_err(|error| failed("make the results folder", error))?;
-        let mut machine = self.boot(scenario, &results).map_err(|error| failed("start the scenario", error))?;
+        let mut machine =
+            boot_logged(self, scenario.name, &results).map_err(|error| failed("start the scenario", error))?;
 
         let verdict = poll(scenario.deadline, || {
             let ended = matches!(machine.try_wait(), Ok(Some(_)));
@@ -67,23 +69,40 @@ impl Runner {
         }
     }
 
-    fn boot(&self, scenario: &Scenario, results: &Path) -> io::Result<Child> {
-        let group = self.cgroups.join(format!("lab-{}", scenario.name));
+    /// The demo, on a machine like any scenario's, with its output on ours.
+    pub fn demo(&self) -> io::Result<ExitCode> {
+        let results = self.results.join("demo");
+        fs::create_dir_all(&results)?;
+        let mut machine = self.boot("demo", &results, Stdio::inherit(), Stdio::inherit())?;
+        let verdict =
+            poll(seconds(120), || fs::read_to_string(results.join(VERDICT)).ok().filter(|text| !text.is_empty()));
+        let _ = poll(seconds(2), || machine.try_wait().ok().flatten());
+        let _ = machine.kill();
+        Ok(if verdict.as_deref() == Some("passed") { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn boot(&self, name: &str, results: &Path, stdout: Stdio, stderr: Stdio) -> io::Result<Child> {
+        let group = self.cgroups.join(format!("lab-{name}"));
         fs::create_dir_all(&group)?;
-        let output = File::create(results.join("output.log"))?;
         Command::new("sh")
             .args(["-c", "echo 0 >\"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
             .arg(&group)
             .args(["unshare", "--pid", "--fork", "--kill-child", "--mount", "--propagation", "private"])
             .args(["--net", "--uts", "--ipc", "--cgroup"])
             .arg(self.kit.join("lab"))
-            .args(["scenario", scenario.name, "--kit"])
+            .args(["scenario", name, "--kit"])
             .args([&self.kit, Path::new("--results"), results])
+            .env("MOORLINE_LAB_COLOR", if self.color { "true" } else { "false" })
             .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
     }
+}
+
+fn boot_logged(runner: &Runner, name: &str, results: &Path) -> io::Result<Child> {
+    let output = File::create(results.join("output.log"))?;
+    runner.boot(name, results, output.try_clone()?.into(), output.into())
 }
 
 /// Every process, and where in the kernel those are that cannot be interrupted.

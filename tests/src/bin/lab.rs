@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use libtest_mimic::{Arguments, ColorSetting};
 use moorline_tests::kit::{self, Sources};
 use moorline_tests::runner::Runner;
-use moorline_tests::{guest, machine, scenarios};
+use moorline_tests::{demo, guest, machine, scenarios};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs moorline against real kernels: servers that die, networks that fail, pods that watch")]
@@ -23,6 +23,8 @@ struct Cli {
 enum Sub {
     /// Run scenarios: directly where the kernel has NFS, else in a guest
     Run(Run),
+    /// Show moorline at work, told as it happens
+    Demo(Run),
     /// Name the scenarios
     List,
     /// Run scenarios on this kernel (what `run` does, here or in the guest)
@@ -38,7 +40,12 @@ enum Sub {
     },
     /// Be one scenario, on its machine
     #[command(hide = true)]
-    Body { name: String },
+    Body {
+        name: String,
+        /// For the demo: in colour
+        #[arg(long, env = "MOORLINE_LAB_COLOR")]
+        color: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,18 +88,21 @@ struct Inside {
     jobs: usize,
     #[arg(long)]
     color: bool,
+    #[arg(long)]
+    demo: bool,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Sub::Run(options) => run(&options),
+        Sub::Run(options) => run(&options, false),
+        Sub::Demo(options) => run(&options, true),
         Sub::List => {
             scenarios::ALL.iter().for_each(|scenario| println!("{}", scenario.name));
             Ok(ExitCode::SUCCESS)
         }
         Sub::Inside(options) => inside(options),
         Sub::Scenario { name, kit, results } => Ok(machine::run(&name, &kit, &results)),
-        Sub::Body { name } => body(&name),
+        Sub::Body { name, color } => body(&name, color),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("lab: {error}");
@@ -100,7 +110,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(options: &Run) -> io::Result<ExitCode> {
+fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return Err(io::Error::other("namespaces and mounts need root; run it with sudo"));
     }
@@ -114,11 +124,13 @@ fn run(options: &Run) -> io::Result<ExitCode> {
     let mut arguments = vec![format!("--jobs={}", options.jobs)];
     arguments.extend(io::IsTerminal::is_terminal(&io::stdout()).then(|| "--color".into()));
     arguments.extend(options.filter.clone());
+    arguments.extend(demo.then(|| "--demo".into()));
+    let what = if demo { "the demo runs" } else { "scenarios run" };
     let status = if !options.guest && kernel_has_nfs() {
-        println!("lab: this kernel has NFS: scenarios run on it, in namespaces of their own");
+        println!("lab: this kernel has NFS: {what} on it, in namespaces of their own");
         directly(&kit, &results, &arguments, limit)?
     } else {
-        println!("lab: this kernel has no NFS: scenarios run in a User Mode Linux guest");
+        println!("lab: this kernel has no NFS: {what} in a User Mode Linux guest");
         guest::run(&kit, &results, &arguments, limit)?
     };
     if status == 0 && !options.keep {
@@ -169,16 +181,24 @@ fn discard(folder: &Path) -> io::Result<()> {
 }
 
 fn inside(options: Inside) -> io::Result<ExitCode> {
+    let runner = Runner::new(options.kit, options.results, options.color)?;
+    if options.demo {
+        return runner.demo();
+    }
     let arguments = Arguments {
         filter: options.filter,
         test_threads: Some(options.jobs),
         color: Some(if options.color { ColorSetting::Always } else { ColorSetting::Never }),
         ..Arguments::default()
     };
-    Ok(Runner::new(options.kit, options.results)?.run(&arguments))
+    Ok(runner.run(&arguments))
 }
 
-fn body(name: &str) -> io::Result<ExitCode> {
+fn body(name: &str, color: bool) -> io::Result<ExitCode> {
+    if name == "demo" {
+        demo::run(color);
+        return Ok(ExitCode::SUCCESS);
+    }
     let scenario = scenarios::find(name).ok_or_else(|| io::Error::other(format!("{name}: no such scenario")))?;
     (scenario.run)();
     Ok(ExitCode::SUCCESS)

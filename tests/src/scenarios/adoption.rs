@@ -46,7 +46,7 @@ pub(super) fn agent_restarted_while_server_is_dead() {
 
     agent.kill9();
     serving.die();
-    pod.next_blocks(Op::Read, seconds(3));
+    pod.blocks(Op::Read, seconds(3));
     agent.restart();
     pod.reads(other.name(), seconds(60));
     pod.delete(&agent, seconds(10));

@@ -26,7 +26,7 @@ pub(super) fn while_blackholed() {
     let targets: Vec<_> = pod.targets().map(|target| target.display().to_string()).collect();
 
     site.blackhole();
-    pod.next_blocks(Op::Write, seconds(3));
+    pod.blocks(Op::Write, seconds(3));
     let grace = seconds(5);
     let began = now();
     pod.delete(&agent, grace);

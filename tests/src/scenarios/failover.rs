@@ -43,7 +43,7 @@ pub(super) fn read_write_shared_data() {
     let pod = writer(&node, &agent);
     pod.writes(seconds(30));
 
-    if writes_to(&agent) == "a" {
+    if agent.target("checkpoints") == "a" {
         a.die()
     } else {
         b.die()
@@ -69,11 +69,11 @@ pub(super) fn read_write_waits_without_shared_data() {
     let agent = Agent::start(&node, &objects::usual(false, &[&a, &b]));
     let pod = writer(&node, &agent);
     pod.writes(seconds(30));
-    let (mut serving, other) = if writes_to(&agent) == "a" { (a, b) } else { (b, a) };
+    let (mut serving, other) = if agent.target("checkpoints") == "a" { (a, b) } else { (b, a) };
 
     serving.die();
     // From the death on nothing is acknowledged, and nothing fails: it waits. Ten seconds are several probes.
-    pod.next_blocks(Op::Write, seconds(10));
+    pod.blocks(Op::Write, seconds(10));
     pod.never_failed(Op::Write);
     assert!(other.tree().try_read("checkpoints/log").is_none(), "nothing may be written to a server with other data");
     let waiting = eventually("the status says what is waited for", seconds(10), || {
@@ -100,16 +100,6 @@ pub(super) fn first_target_is_preferred() {
 
 fn reads_from(pod: &Pod) -> String {
     pod.next("reads", seconds(30), |event| event.op == Op::Read && event.succeeded()).tag
-}
-
-/// The target that serves `checkpoints`, as the agent says.
-fn writes_to(agent: &Agent) -> String {
-    eventually("the status names the target", seconds(10), || {
-        let status = agent.status();
-        let shares = status["shares"].as_array().cloned().unwrap_or_default();
-        let share = shares.into_iter().find(|share| share["name"] == "checkpoints").ok_or(status)?;
-        share["target"].as_str().map(str::to_owned).ok_or(share)
-    })
 }
 
 fn reader(node: &Node, agent: &Agent) -> Pod {
