@@ -40,8 +40,8 @@ lab: build
 	@$(BIN)/lab run
 
 kubernetes: build
-	@tests/kube/build
-	@tests/kube/cluster tests/kube/scenarios/one-death
+	@tests/kube/run smoke
+	@PEERS=1 tests/kube/run one-death
 
 lint:
 	@tests/lint
