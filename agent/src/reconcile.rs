@@ -1,12 +1,15 @@
 //! The one loop: snapshot, plan, steps, observation.
 
+mod callers;
+mod servers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Layer, Moment, Observed, Server, Tunnel};
+use moorline_shared::observed::{Moment, Observed, Server};
 use moorline_shared::plan::{self, Desired, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
@@ -15,36 +18,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
-use crate::host::{Host, StepError, paths};
-use crate::probe::{PAUSE, Question};
+use crate::host::{Host, StepError};
 use crate::report::report;
 
-/// How long a publish waits for its mount before the caller is told why and may ask again.
-const PUBLISH_DEADLINE: Duration = Duration::from_secs(15);
-/// No CSI call waits for a server: an unpublish that is not done by then goes on by itself.
-const UNPUBLISH_DEADLINE: Duration = Duration::from_secs(2);
+use callers::Waiter;
+pub(crate) use callers::{Denied, Reply};
+
 /// From one look at the host to the next, while something is published.
 const LOOK: Duration = Duration::from_millis(500);
 const IDLE_LOOK: Duration = Duration::from_secs(5);
-
-/// Why a publication is not there.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Denied {
-    #[error("{0}")]
-    NotFound(String),
-    #[error("{0}")]
-    Forbidden(String),
-    #[error("{0}")]
-    Conflict(String),
-    /// Trying again may help.
-    #[error("{0}")]
-    Unavailable(String),
-    /// Trying again won't help until somebody changes something.
-    #[error("{0}")]
-    Failed(String),
-}
-
-pub(crate) type Reply = oneshot::Sender<Result<(), Denied>>;
 
 pub(crate) enum Event {
     Objects(Vec<Located>, Vec<Problem>),
@@ -53,13 +35,6 @@ pub(crate) enum Event {
     Report(oneshot::Sender<Report>),
     Probed { namespace: NamespaceId, answered: bool },
     Done { lane: Lane, results: Vec<(Step, Result<(), StepError>)> },
-}
-
-/// A caller that waits until its publication is there, or gone.
-struct Waiter {
-    wants_it: bool,
-    until: Moment,
-    reply: Reply,
 }
 
 /// A step that failed is tried again later each time.
@@ -188,87 +163,6 @@ impl Reconciler {
         self.problems = problems;
     }
 
-    fn publish(&mut self, mut publication: Publication, reply: Reply) {
-        // A caller that has gone away asks again: nobody minds a reply that can't be sent.
-        let id = publication.id();
-        match self.admit(&mut publication) {
-            Err(denied) => drop(reply.send(Err(denied))),
-            Ok(is_new) => {
-                if is_new {
-                    if let Err(error) = self.host.record(&publication) {
-                        drop(reply.send(Err(Denied::Unavailable(chain(&error)))));
-                        return;
-                    }
-                    info!(%id, share = %publication.share, pod = %publication.pod.name, namespace = %publication.pod.namespace, read_only = publication.read_only, "publishing");
-                    Arc::make_mut(&mut self.desired).publications.insert(id, publication);
-                    self.forget_setbacks(id);
-                }
-                let until = (self.clock)() + PUBLISH_DEADLINE;
-                self.waiters.entry(id).or_default().push(Waiter { wants_it: true, until, reply });
-            }
-        }
-    }
-
-    /// Whether a publication may be: true if it is new, false if it is there already.
-    fn admit(&self, publication: &mut Publication) -> Result<bool, Denied> {
-        let name = &publication.share;
-        let objects = &self.desired.objects;
-        let share = objects.shares.get(name).ok_or_else(|| {
-            let known: Vec<&str> = objects.shares.keys().map(Name::as_str).collect();
-            Denied::NotFound(format!("there is no Share {name} on this node; there are: [{}]", known.join(", ")))
-        })?;
-        let namespace = &publication.pod.namespace;
-        if !share.namespaces.allow(namespace) {
-            return Err(Denied::Forbidden(format!(
-                "Share {name} is not for namespace {namespace:?}: its spec.namespaces must list it"
-            )));
-        }
-        publication.read_only |= share.access == moorline_shared::share::Access::ReadOnly;
-        match self.desired.publications.get(&publication.id()) {
-            Some(there) if !there.wanted => {
-                Err(Denied::Unavailable(format!("{} is still being unpublished; ask again", there.target_path)))
-            }
-            Some(there) if there == publication => Ok(false),
-            Some(there) => Err(Denied::Conflict(format!(
-                "{} is already published with other parameters (Share {}); unpublish it first",
-                there.target_path, there.share
-            ))),
-            None if objects.withdrawn.contains(name) => {
-                Err(Denied::NotFound(format!("Share {name} was deleted; it is kept for the pods that use it only")))
-            }
-            None => Ok(true),
-        }
-    }
-
-    fn unpublish(&mut self, target_path: &str, reply: Reply) {
-        let id = PublicationId::of(target_path);
-        if !self.withdraw(id) {
-            drop(reply.send(Ok(())));
-            return;
-        }
-        let until = (self.clock)() + UNPUBLISH_DEADLINE;
-        self.waiters.entry(id).or_default().push(Waiter { wants_it: false, until, reply });
-    }
-
-    /// Marks a publication as no longer wanted; false if there is none.
-    fn withdraw(&mut self, id: PublicationId) -> bool {
-        let Some(publication) = Arc::make_mut(&mut self.desired).publications.get_mut(&id) else { return false };
-        if publication.wanted {
-            publication.wanted = false;
-            info!(%id, share = %publication.share, pod = %publication.pod.name, namespace = %publication.pod.namespace, "unpublishing");
-            if let Err(error) = self.host.record(publication) {
-                // A new agent would take it for wanted until kubelet asks again, which it does until we succeed.
-                warn!(%id, "{}", chain(&error));
-            }
-            self.forget_setbacks(id);
-        }
-        true
-    }
-
-    fn forget_setbacks(&mut self, id: PublicationId) {
-        self.setbacks.retain(|step, _| !matches!(step, Step::Publish(of, _) | Step::Unpublish(of) if *of == id));
-    }
-
     fn observe(&self) -> std::io::Result<Observed> {
         let mut observed = self.host.observe(&self.desired.publications)?;
         observed.servers = self.servers.clone();
@@ -363,91 +257,6 @@ impl Reconciler {
         }
     }
 
-    /// A failure that concerns a caller who waits is told at once. What was never there is then no longer wanted:
-    /// kubelet asks again, or says that the pod is gone.
-    fn tell_publishers(&mut self, step: &Step, message: &str, definite: bool) {
-        let concerned: Vec<PublicationId> = match step {
-            Step::Publish(id, _) => vec![*id],
-            Step::Mount(superblock) => {
-                let mine = |publication: &Publication| {
-                    publication.share == superblock.share && publication.user() == superblock.user
-                };
-                self.desired
-                    .publications
-                    .iter()
-                    .filter(|(_, publication)| mine(publication))
-                    .map(|(id, _)| *id)
-                    .collect()
-            }
-            _ => return,
-        };
-        for id in concerned {
-            let denied =
-                if definite { Denied::Failed(message.to_owned()) } else { Denied::Unavailable(message.to_owned()) };
-            self.deny(id, &denied);
-        }
-    }
-
-    fn deny(&mut self, id: PublicationId, denied: &Denied) {
-        let (told, rest): (Vec<Waiter>, Vec<Waiter>) =
-            self.waiters.remove(&id).unwrap_or_default().into_iter().partition(|waiter| waiter.wants_it);
-        if !rest.is_empty() {
-            self.waiters.insert(id, rest);
-        }
-        if !told.is_empty() {
-            self.withdraw(id);
-        }
-        for waiter in told {
-            let _ = waiter.reply.send(Err(denied.clone()));
-        }
-    }
-
-    /// Replies to callers whose publication is there, or gone, and to those who have waited long enough.
-    fn answer(&mut self, observed: &Observed, now: Moment) {
-        let desired = self.desired.clone();
-        let mut late = Vec::new();
-        for (id, waiters) in &mut self.waiters {
-            let there = matches!(observed.published.get(id).and_then(|layers| layers.last()), Some(Layer::Ours(_)));
-            let wanted = desired.publications.get(id);
-            for waiter in std::mem::take(waiters) {
-                if waiter.wants_it && there && wanted.is_some_and(|publication| publication.wanted)
-                    || !waiter.wants_it && wanted.is_none()
-                {
-                    let _ = waiter.reply.send(Ok(()));
-                } else if now >= waiter.until && !waiter.wants_it {
-                    let _ = waiter
-                        .reply
-                        .send(Err(Denied::Unavailable("the volume is still being detached; ask again".into())));
-                } else {
-                    if now >= waiter.until {
-                        late.push(*id);
-                    }
-                    waiters.push(waiter);
-                }
-            }
-        }
-        self.waiters.retain(|_, waiters| !waiters.is_empty());
-        for id in late {
-            let reason = desired
-                .publications
-                .get(&id)
-                .map_or_else(String::new, |publication| self.why_late(publication, observed, now));
-            self.deny(id, &Denied::Unavailable(reason));
-        }
-    }
-
-    fn why_late(&self, publication: &Publication, observed: &Observed, now: Moment) -> String {
-        let share = self.desired.objects.shares.get(&publication.share);
-        let waiting = share.and_then(|share| Some((share, plan::waiting(&self.desired, observed, now, share)?)));
-        let setback = self.setbacks.values().map(|setback| setback.said.as_str()).next();
-        match (waiting, setback) {
-            (Some((share, waiting)), None) => waiting.explain(share),
-            (Some((share, waiting)), Some(said)) => format!("{} (last failure: {said})", waiting.explain(share)),
-            (None, Some(said)) => format!("not mounted after {PUBLISH_DEADLINE:?}; last failure: {said}"),
-            (None, None) => format!("not mounted after {PUBLISH_DEADLINE:?}; still trying"),
-        }
-    }
-
     fn say_what_waits(&mut self, observed: &Observed, now: Moment) {
         let mut waits = BTreeMap::new();
         for share in self.desired.objects.shares.values() {
@@ -466,70 +275,6 @@ impl Reconciler {
             }
         }
         self.said_waiting = waits;
-    }
-
-    /// A prober for each namespace that leads somewhere.
-    fn probe(&mut self, observed: &Observed) {
-        let open = |id: &NamespaceId| observed.namespaces.get(id) == Some(&Tunnel::Attached);
-        self.probers.retain(|id, prober| {
-            if !open(id) {
-                prober.abort();
-            }
-            open(id)
-        });
-        self.servers.retain(|id, _| observed.namespaces.contains_key(id));
-        for id in observed.namespaces.keys().filter(|id| open(id)) {
-            if self.probers.contains_key(id) {
-                continue;
-            }
-            let Some(target) = self
-                .desired
-                .objects
-                .gateways
-                .get(&id.target.gateway)
-                .and_then(|gateway| gateway.target(&id.target.target))
-            else {
-                continue;
-            };
-            let question =
-                Question { namespace: paths::from_agent(&self.host.paths().namespace(id)), server: target.server };
-            self.servers.insert(id.clone(), Server { first_asked: (self.clock)(), ..Server::default() });
-            self.probers.insert(id.clone(), tokio::spawn(ask_for_ever(question, id.clone(), self.events.clone())));
-        }
-    }
-
-    /// Whether it changes what is thought of the server.
-    fn note_probe(&mut self, namespace: &NamespaceId, answered: bool) -> bool {
-        let now = (self.clock)();
-        let Some(server) = self.servers.get_mut(namespace) else { return false };
-        let before = server.liveness(now);
-        if answered {
-            (server.last_answer, server.misses) = (Some(now), 0);
-        } else {
-            server.misses += 1;
-        }
-        let after = server.liveness(now);
-        if before != after {
-            info!(%namespace, "the server was {before:?} and is {after:?}");
-        }
-        before != after
-    }
-}
-
-async fn ask_for_ever(question: Question, namespace: NamespaceId, events: mpsc::Sender<Event>) {
-    loop {
-        let answer = question.ask().await;
-        if let Err(error) = &answer {
-            debug!(%namespace, "no answer from {}: {error}", question.server);
-        }
-        // One that took all its time need not wait for the next.
-        let waited = matches!(&answer, Err(error) if error.kind() == std::io::ErrorKind::TimedOut);
-        if events.send(Event::Probed { namespace: namespace.clone(), answered: answer.is_ok() }).await.is_err() {
-            return;
-        }
-        if !waited {
-            tokio::time::sleep(PAUSE).await;
-        }
     }
 }
 

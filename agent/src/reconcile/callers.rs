@@ -1,0 +1,234 @@
+//! Those who ask for a volume, or give one back, and wait for the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_shared::id::PublicationId;
+use moorline_shared::name::Name;
+use moorline_shared::observed::{Layer, Moment, Observed};
+use moorline_shared::plan::{self, Lane, Step};
+use moorline_shared::publication::Publication;
+use moorline_shared::share::Access;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::{Reconciler, chain};
+
+/// How long a publish waits for its mount before the caller is told why and may ask again.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(15);
+/// No CSI call waits for a server: an unpublish that is not done by then goes on by itself.
+const UNPUBLISH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why a publication is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("{0}")]
+    Conflict(String),
+    /// Trying again may help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Trying again won't help until somebody changes something.
+    #[error("{0}")]
+    Failed(String),
+}
+
+pub(crate) type Reply = oneshot::Sender<Result<(), Denied>>;
+
+/// A caller that waits until its publication is there, or gone.
+pub(super) struct Waiter {
+    wants_it: bool,
+    until: Moment,
+    reply: Reply,
+}
+
+impl Waiter {
+    /// A caller that has gone away asks again: nobody minds a reply that can't be sent.
+    fn tell(self, answer: Result<(), Denied>) {
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl Reconciler {
+    pub(super) fn publish(&mut self, mut publication: Publication, reply: Reply) {
+        // A caller that has gone away asks again: nobody minds a reply that can't be sent.
+        let id = publication.id();
+        match self.admit(&mut publication) {
+            Err(denied) => drop(reply.send(Err(denied))),
+            Ok(is_new) => {
+                if is_new {
+                    if let Err(error) = self.host.record(&publication) {
+                        drop(reply.send(Err(Denied::Unavailable(chain(&error)))));
+                        return;
+                    }
+                    info!(%id, share = %publication.share, pod = %publication.pod.name, namespace = %publication.pod.namespace, read_only = publication.read_only, "publishing");
+                    Arc::make_mut(&mut self.desired).publications.insert(id, publication);
+                    self.forget_setbacks(id);
+                }
+                let until = (self.clock)() + PUBLISH_DEADLINE;
+                self.waiters.entry(id).or_default().push(Waiter { wants_it: true, until, reply });
+            }
+        }
+    }
+
+    /// Whether a publication may be: true if it is new, false if it is there already.
+    fn admit(&self, publication: &mut Publication) -> Result<bool, Denied> {
+        let name = &publication.share;
+        let objects = &self.desired.objects;
+        let share = objects.shares.get(name).ok_or_else(|| {
+            let known: Vec<&str> = objects.shares.keys().map(Name::as_str).collect();
+            Denied::NotFound(format!("there is no Share {name} on this node; there are: [{}]", known.join(", ")))
+        })?;
+        let namespace = &publication.pod.namespace;
+        if !share.namespaces.allow(namespace) {
+            return Err(Denied::Forbidden(format!(
+                "Share {name} is not for namespace {namespace:?}: its spec.namespaces must list it"
+            )));
+        }
+        publication.read_only |= share.access == Access::ReadOnly;
+        match self.desired.publications.get(&publication.id()) {
+            Some(there) if !there.wanted => {
+                Err(Denied::Unavailable(format!("{} is still being unpublished; ask again", there.target_path)))
+            }
+            Some(there) if there == publication => Ok(false),
+            Some(there) => Err(Denied::Conflict(format!(
+                "{} is already published with other parameters (Share {}); unpublish it first",
+                there.target_path, there.share
+            ))),
+            None if objects.withdrawn.contains(name) => {
+                Err(Denied::NotFound(format!("Share {name} was deleted; it is kept for the pods that use it only")))
+            }
+            None => Ok(true),
+        }
+    }
+
+    pub(super) fn unpublish(&mut self, target_path: &str, reply: Reply) {
+        let id = PublicationId::of(target_path);
+        if !self.withdraw(id) {
+            drop(reply.send(Ok(())));
+            return;
+        }
+        let until = (self.clock)() + UNPUBLISH_DEADLINE;
+        self.waiters.entry(id).or_default().push(Waiter { wants_it: false, until, reply });
+    }
+
+    /// Marks a publication as no longer wanted; false if there is none.
+    fn withdraw(&mut self, id: PublicationId) -> bool {
+        let Some(publication) = Arc::make_mut(&mut self.desired).publications.get_mut(&id) else { return false };
+        if publication.wanted {
+            publication.wanted = false;
+            info!(%id, share = %publication.share, pod = %publication.pod.name, namespace = %publication.pod.namespace, "unpublishing");
+            if let Err(error) = self.host.record(publication) {
+                // A new agent would take it for wanted until kubelet asks again, which it does until we succeed.
+                warn!(%id, "{}", chain(&error));
+            }
+            self.forget_setbacks(id);
+        }
+        true
+    }
+
+    fn forget_setbacks(&mut self, id: PublicationId) {
+        self.setbacks.retain(|step, _| !matches!(step, Step::Publish(of, _) | Step::Unpublish(of) if *of == id));
+    }
+
+    /// A failure that concerns a caller who waits is told at once. What was never there is then no longer wanted:
+    /// kubelet asks again, or says that the pod is gone.
+    pub(super) fn tell_publishers(&mut self, step: &Step, message: &str, definite: bool) {
+        let concerned: Vec<PublicationId> = match step {
+            Step::Publish(id, _) => vec![*id],
+            Step::Mount(superblock) => {
+                let mine = |publication: &Publication| {
+                    publication.share == superblock.share && publication.user() == superblock.user
+                };
+                self.desired
+                    .publications
+                    .iter()
+                    .filter(|(_, publication)| mine(publication))
+                    .map(|(id, _)| *id)
+                    .collect()
+            }
+            _ => return,
+        };
+        let denied = if definite { Denied::Failed } else { Denied::Unavailable };
+        let Ok(observed) = self.observe() else { return };
+        for id in concerned {
+            // What is there stays there, whoever asks for it again while something else fails.
+            if self.standing(id, &observed) == Standing::Coming {
+                self.deny(id, &denied(message.to_owned()));
+            }
+        }
+    }
+
+    /// Tells those who wait for a publication that it does not come, and gives it up.
+    fn deny(&mut self, id: PublicationId, denied: &Denied) {
+        let waiters = self.waiters.remove(&id).unwrap_or_default();
+        let (told, rest): (Vec<Waiter>, Vec<Waiter>) = waiters.into_iter().partition(|waiter| waiter.wants_it);
+        if !told.is_empty() {
+            self.withdraw(id);
+        }
+        told.into_iter().for_each(|waiter| waiter.tell(Err(denied.clone())));
+        self.waiters.entry(id).or_default().extend(rest);
+    }
+
+    /// Replies to callers whose publication is there, or gone, and to those who have waited long enough.
+    pub(super) fn answer(&mut self, observed: &Observed, now: Moment) {
+        for (id, waiters) in std::mem::take(&mut self.waiters) {
+            for waiter in waiters {
+                match (waiter.wants_it, self.standing(id, observed)) {
+                    (true, Standing::There) | (false, Standing::Gone) => waiter.tell(Ok(())),
+                    (true, Standing::Leaving | Standing::Gone) => {
+                        waiter.tell(Err(Denied::Unavailable("the volume was given back meanwhile; ask again".into())));
+                    }
+                    _ if now < waiter.until => self.waiters.entry(id).or_default().push(waiter),
+                    (true, Standing::Coming) => {
+                        waiter.tell(Err(Denied::Unavailable(self.why_late(id, observed, now))));
+                        self.withdraw(id);
+                    }
+                    (false, _) => {
+                        waiter.tell(Err(Denied::Unavailable("the volume is still being detached; ask again".into())));
+                    }
+                }
+            }
+        }
+    }
+
+    fn standing(&self, id: PublicationId, observed: &Observed) -> Standing {
+        let there = matches!(observed.published.get(&id).and_then(|layers| layers.last()), Some(Layer::Ours(_)));
+        match self.desired.publications.get(&id) {
+            None => Standing::Gone,
+            Some(publication) if !publication.wanted => Standing::Leaving,
+            Some(_) if there => Standing::There,
+            Some(_) => Standing::Coming,
+        }
+    }
+
+    fn why_late(&self, id: PublicationId, observed: &Observed, now: Moment) -> String {
+        let publication = self.desired.publications.get(&id);
+        let share = publication.and_then(|publication| self.desired.objects.shares.get(&publication.share));
+        let Some(share) = share else { return "its Share is gone".into() };
+        let waiting = plan::waiting(&self.desired, observed, now, share).map(|waiting| waiting.explain(share));
+        let reason = waiting.unwrap_or_else(|| format!("not mounted after {PUBLISH_DEADLINE:?}; still trying"));
+        let concerns = |step: &Step| match step.lane() {
+            Lane::Server(target) => target.gateway == share.gateway,
+            Lane::Publication(of) => of == id,
+            Lane::Ending(_) => false,
+        };
+        let failures = self.setbacks.iter().filter(|(step, _)| concerns(step));
+        match failures.max_by_key(|(_, setback)| setback.until) {
+            Some((_, setback)) => format!("{reason} (last failure: {})", setback.said),
+            None => reason,
+        }
+    }
+}
+
+/// How a publication stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Coming,
+    There,
+    Leaving,
+    Gone,
+}
