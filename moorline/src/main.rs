@@ -64,10 +64,8 @@ fn run_agent(agent: Agent) -> Exit {
 }
 
 fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::builder()
-        .with_env_var("MOORLINE_LOG")
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
+    // The WireGuard library warns of each handshake that a dead peer does not answer; the tunnel says it better, once.
+    let filter = EnvFilter::builder().parse_lossy(env::var("MOORLINE_LOG").unwrap_or("info,boringtun=off".into()));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -70,7 +72,7 @@ impl Container {
         let bundle = Path::new(BUNDLES).join(name);
         let config = bundle.join("config.json");
         let log = kit::results().join(format!("{name}.log"));
-        let prepared = fs::create_dir_all(bundle.join("rootfs"))
+        let prepared = private_directory(&bundle.join("rootfs/mnt"), spec.user)
             .and_then(|()| fs::write(&config, config_json(name, spec).to_string()))
             .and_then(|()| File::options().create(true).append(true).open(&log));
         let file = prepared.unwrap_or_else(|error| panic!("prepare container {name}: {error}"));
@@ -157,6 +159,14 @@ fn runc() -> Command {
     let mut command = Command::new("runc");
     command.args(["--root", STATE]);
     command
+}
+
+/// A directory that only the container's user may enter: images have such, and a volume below one must not stay on a
+/// dead server.
+fn private_directory(path: &Path, user: u32) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    Ok(nix::unistd::chown(path, Some(user.into()), None)?)
 }
 
 fn config_json(name: &str, spec: &Spec) -> Value {
