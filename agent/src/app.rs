@@ -19,8 +19,8 @@ use tracing::{error, info, warn};
 use crate::api;
 use crate::config::Directory;
 use crate::csi::{self, proto, registration_proto};
-use crate::host::paths::{Paths, from_agent};
 use crate::host::{Host, StepError};
+use crate::paths::{Paths, from_agent};
 use crate::reconcile::{Event, Reconciler};
 
 #[derive(Debug, Clone)]

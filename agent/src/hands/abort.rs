@@ -8,7 +8,7 @@ use moorline_sys::mount;
 use rustix::fd::AsFd;
 
 use super::{Failure, doing, enter_host_mounts, open_path};
-use crate::host::paths::Paths;
+use crate::paths::Paths;
 
 const ROUNDS: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(100);

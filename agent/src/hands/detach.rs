@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::publish::open_fdinfo;
 use super::{Failure, abort, doing, enter_host_mounts, open_path};
-use crate::host::paths::Paths;
+use crate::paths::Paths;
 
 /// Detaches every layer of ours at the target, wherever the target is seen, and removes it.
 pub(super) fn unpublish(paths: &Paths, target: &Path) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use call::{HandsError, call};
 
-use crate::host::paths::{HOST_MOUNTS, Paths};
+use crate::paths::{HOST_MOUNTS, Paths};
 
 /// The name that makes our binary do a request instead of anything else.
 pub const SUBCOMMAND: &str = "hands";

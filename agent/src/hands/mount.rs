@@ -8,7 +8,7 @@ use moorline_sys::mountinfo::Attributes;
 use moorline_sys::namespace;
 
 use super::{Failure, Mount, doing, enter_host_mounts};
-use crate::host::paths::{Paths, from_agent};
+use crate::paths::{Paths, from_agent};
 use moorline_shared::id::User;
 
 pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {

@@ -13,8 +13,7 @@ use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use sys_mount::{MountFlags, UnmountFlags};
 
 use super::{Failure, Namespace, doing, enter_host_mounts};
-use crate::host::TUN_NAME;
-use crate::host::paths::Paths;
+use crate::paths::{Paths, TUN_NAME};
 
 /// Makes the namespace whole before it gets its name: a hand that is cut short leaves nothing behind.
 pub(super) fn make(paths: &Paths, wanted: &Namespace) -> Result<(), Failure> {

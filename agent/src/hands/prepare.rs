@@ -7,7 +7,7 @@ use moorline_sys::mount::{self, Setting};
 use moorline_sys::mountinfo::{self, Attributes};
 
 use super::{Failure, doing, enter_host_mounts};
-use crate::host::paths::Paths;
+use crate::paths::Paths;
 
 pub(super) fn prepare(paths: &Paths) -> Result<(), Failure> {
     enter_host_mounts()?;

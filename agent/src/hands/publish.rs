@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, mkdirat, openat2};
 
 use super::{Failure, Publish, doing, enter_host_mounts, open_path};
-use crate::host::paths::Paths;
+use crate::paths::Paths;
 
 pub(super) fn publish(paths: &Paths, wanted: &Publish) -> Result<(), Failure> {
     enter_host_mounts()?;

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::publish::open_fdinfo;
 use super::{Failure, Replace, doing, enter_host_mounts, open_path};
-use crate::host::paths::Paths;
+use crate::paths::Paths;
 
 pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
     let place = Place::open(wanted)?;

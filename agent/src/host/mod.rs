@@ -2,7 +2,6 @@
 
 mod containers;
 mod observe;
-pub mod paths;
 mod records;
 mod tunnels;
 
@@ -17,13 +16,10 @@ use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
 
 use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
-use paths::Paths;
+use crate::paths::{self, Paths};
 use tunnels::{TunnelError, Tunnels};
 
 pub use tunnels::TunnelView;
-
-/// The name of the TUN device, in each namespace.
-pub(crate) const TUN_NAME: &str = "moorline0";
 
 /// For what never leaves the node.
 const LOCAL: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use moorline_shared::publication::Publication;
 use moorline_sys::mountinfo::{self, Device, Mount};
 
 use super::containers::{self, MountNamespace};
-use super::paths::{Paths, from_agent};
+use crate::paths::{Paths, from_agent};
 
 /// The part of an observation that the kernel's tables hold.
 #[derive(Debug, Default)]

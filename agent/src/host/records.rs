@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use moorline_shared::id::PublicationId;
 use moorline_shared::publication::Publication;
 
-use super::paths::{Paths, from_agent};
+use crate::paths::{Paths, from_agent};
 
 pub(super) fn read_all(paths: &Paths) -> io::Result<BTreeMap<PublicationId, Publication>> {
     let mut publications = BTreeMap::new();

@@ -12,8 +12,7 @@ use moorline_shared::key::{KeyError, PrivateKey};
 use moorline_sys::{namespace, tun};
 use moorline_tunnel::{Backend, Config, Simple, Stats, Tunnel};
 
-use super::TUN_NAME;
-use super::paths::{Paths, from_agent};
+use crate::paths::{Paths, TUN_NAME, from_agent};
 
 /// So that a middlebox keeps the way back open, and a standby's handshake is fresh when it is needed.
 const KEEPALIVE: Duration = Duration::from_secs(25);

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use super::{Event, Reconciler};
-use crate::host::paths;
+use crate::paths;
 use crate::probe::{PAUSE, Question};
 
 impl Reconciler {

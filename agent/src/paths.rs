@@ -78,14 +78,17 @@ impl Paths {
 
 /// A path of the host's, seen from the agent's container: through the root of the host's first process. Used only
 /// for files on `node`, never for what is mounted from a server.
-pub fn from_agent(path: &Path) -> PathBuf {
+pub(crate) fn from_agent(path: &Path) -> PathBuf {
     let mut seen = PathBuf::from("/proc/1/root");
     seen.extend(path.components().skip(1));
     seen
 }
 
+/// The name of the TUN device, in each network namespace.
+pub(crate) const TUN_NAME: &str = "moorline0";
+
 /// The host's mount namespace.
-pub const HOST_MOUNTS: &str = "/proc/1/ns/mnt";
+pub(crate) const HOST_MOUNTS: &str = "/proc/1/ns/mnt";
 
 #[cfg(test)]
 mod tests {
