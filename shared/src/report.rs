@@ -6,8 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
 
-pub const API_VERSION: &str = "v1";
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {

@@ -126,11 +126,6 @@ impl Pod {
         self.events().into_iter().filter(|event| event.op == op).collect()
     }
 
-    /// The tag of what was read last, if that went well.
-    pub fn reads_now(&self) -> Option<String> {
-        self.events_of(Op::Read).pop().filter(Event::succeeded).map(|event| event.tag)
-    }
-
     /// The highest record that was acknowledged.
     pub fn acknowledged(&self) -> u64 {
         let written = self.events_of(Op::Write).into_iter().filter(Event::succeeded);
