@@ -41,6 +41,8 @@ pub enum AppError {
     Prepare(#[source] StepError),
     #[error("listen at {0}: is the host's directory mounted into the agent's pod?")]
     Listen(String, #[source] io::Error),
+    #[error("the reconcile loop has ended: a bug; the log above says where")]
+    Loop,
     #[error("wait for signals")]
     Signals(#[source] io::Error),
 }
@@ -52,7 +54,8 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let config_error = |error| AppError::Config(settings.config.display().to_string(), error);
     // Watched before it is read: what changes in between is read again.
     let mut changes = directory.changes().map_err(config_error)?;
-    let _lock = lock(&paths).await?;
+    // Held until the process has ended, and with it the last packet of its tunnels.
+    std::mem::forget(lock(&paths).await?);
 
     let identity = format!("{}/{}", settings.node, machine_id());
     let host = Arc::new(Host::prepare(paths.clone(), identity).await.map_err(AppError::Prepare)?);
@@ -63,7 +66,7 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let (objects, problems) = directory.read().map_err(config_error)?;
     // The channel is empty and the loop owns its other end.
     let _ = events.send(Event::Objects(objects, problems)).await;
-    tokio::spawn(reconciler.run(inbox));
+    let mut reconciling = tokio::spawn(reconciler.run(inbox));
 
     let reader = events.clone();
     tokio::spawn(async move {
@@ -76,9 +79,15 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     });
     serve(&settings, &paths, &events)?;
     info!(node = settings.node, "moorline agent is ready");
-    stopped().await.map_err(AppError::Signals)?;
-    info!("stopping; mounts stay");
-    Ok(())
+    tokio::select! {
+        signalled = stopped() => {
+            signalled.map_err(AppError::Signals)?;
+            info!("stopping; mounts stay");
+            Ok(())
+        }
+        // It never ends by itself. An agent that decides nothing is worse than none: the next one adopts what is there.
+        _ = &mut reconciling => Err(AppError::Loop),
+    }
 }
 
 /// One agent plans at a time. During an upgrade the new one waits here until the old one has gone.

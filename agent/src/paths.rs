@@ -50,6 +50,11 @@ impl Paths {
         self.publications().join(format!("{id}.json"))
     }
 
+    /// The objects in force; it may hold private keys, in memory that only root reads.
+    pub fn objects(&self) -> PathBuf {
+        self.node().join("objects.json")
+    }
+
     /// The only directory that volumes are published in.
     pub fn pods(&self) -> PathBuf {
         self.kubelet.join("pods")

@@ -31,10 +31,21 @@ const IDLE_LOOK: Duration = Duration::from_secs(5);
 pub(crate) enum Event {
     Objects(Vec<Located>, Vec<Problem>),
     Publish(Publication, Reply),
-    Unpublish { target_path: String, reply: Reply },
+    Unpublish {
+        target_path: String,
+        reply: Reply,
+    },
     Report(oneshot::Sender<Report>),
-    Probed { namespace: NamespaceId, answered: bool },
-    Done { lane: Lane, results: Vec<(Step, Result<(), StepError>)> },
+    Probed {
+        namespace: NamespaceId,
+        answered: bool,
+    },
+    Did {
+        step: Step,
+        result: Result<(), StepError>,
+    },
+    /// All steps of a lane are done.
+    Free(Lane),
 }
 
 /// A step that failed is tried again later each time.
@@ -53,7 +64,12 @@ pub(crate) struct Reconciler {
     clock: Clock,
     events: mpsc::Sender<Event>,
     desired: Arc<Desired>,
+    /// What the files last said, and which of them could not be read.
+    files: Vec<Located>,
+    bad_files: Vec<Problem>,
     problems: Vec<Problem>,
+    /// Shares that rest on a mount, as they were when the files were last held against them.
+    in_use: BTreeSet<Name>,
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
     /// Steps that are under way.
@@ -77,13 +93,17 @@ impl Reconciler {
         if !publications.is_empty() {
             info!(count = publications.len(), "adopting the publications of an earlier agent");
         }
+        let objects = host.objects()?;
         Ok(Self {
             node,
             host,
             clock,
             events,
-            desired: Arc::new(Desired { publications, ..Desired::default() }),
+            desired: Arc::new(Desired { objects, publications }),
+            files: Vec::new(),
+            bad_files: Vec::new(),
             problems: Vec::new(),
+            in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
             busy: BTreeMap::new(),
@@ -121,7 +141,7 @@ impl Reconciler {
     /// Takes an event in, and says whether anything may follow from it.
     fn handle(&mut self, event: Event) -> bool {
         match event {
-            Event::Objects(objects, problems) => self.revise(&objects, problems),
+            Event::Objects(files, bad) => self.take_files(files, bad),
             Event::Publish(publication, reply) => self.publish(publication, reply),
             Event::Unpublish { target_path, reply } => self.unpublish(&target_path, reply),
             Event::Report(reply) => {
@@ -139,28 +159,49 @@ impl Reconciler {
                 return false;
             }
             Event::Probed { namespace, answered } => return self.note_probe(&namespace, answered),
-            Event::Done { lane, results } => {
-                self.busy.remove(&lane);
-                results.into_iter().for_each(|(step, result)| self.note_result(step, result));
-            }
+            Event::Did { step, result } => self.note_result(step, result),
+            Event::Free(lane) => drop(self.busy.remove(&lane)),
         }
         true
     }
 
-    fn revise(&mut self, files: &[Located], mut problems: Vec<Problem>) {
-        let in_use = self.desired.publications.values().map(|publication| publication.share.clone()).collect();
-        let (objects, contradictions) = self.desired.objects.revise(files, &in_use);
-        problems.extend(contradictions);
-        for problem in &problems {
+    fn take_files(&mut self, files: Vec<Located>, bad: Vec<Problem>) {
+        (self.files, self.bad_files) = (files, bad);
+        match self.observe() {
+            Ok(observed) => self.revise(&observed),
+            Err(error) => error!("look at the host: {error}; the objects are not read anew"),
+        }
+    }
+
+    /// Holds the files against what is in use: that does not change, everything else follows them.
+    fn revise(&mut self, observed: &Observed) {
+        self.in_use = shares_in_use(observed);
+        let (objects, contradictions) = self.desired.objects.revise(&self.files, &self.in_use);
+        let problems: Vec<Problem> = self.bad_files.iter().cloned().chain(contradictions).collect();
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             error!("refused: {problem}; what was running goes on");
         }
-        if objects != self.desired.objects {
-            info!(gateways = objects.gateways.len(), shares = objects.shares.len(), "objects read");
-            Arc::make_mut(&mut self.desired).objects = objects;
-            // What failed may have been cured.
-            self.setbacks.clear();
-        }
         self.problems = problems;
+        if objects == self.desired.objects {
+            return;
+        }
+        info!(gateways = objects.gateways.len(), shares = objects.shares.len(), "objects read");
+        // Namespaces that lead where a changed Gateway led are given up; the next generation is made as it now says.
+        let changed = |id: &&NamespaceId| {
+            let gateway = &id.target.gateway;
+            self.desired
+                .objects
+                .gateways
+                .get(gateway)
+                .is_some_and(|old| objects.gateways.get(gateway).is_some_and(|new| new != old))
+        };
+        let stale = observed.namespaces.keys().filter(changed).map(|id| self.host.fence(id));
+        for failure in stale.chain([self.host.keep_objects(&objects)]).filter_map(Result::err) {
+            error!("{}", chain(&failure));
+        }
+        Arc::make_mut(&mut self.desired).objects = objects;
+        // What failed may have been cured.
+        self.setbacks.clear();
     }
 
     fn observe(&self) -> std::io::Result<Observed> {
@@ -176,11 +217,19 @@ impl Reconciler {
             Ok(observed) => observed,
             Err(error) => return error!("look at the host: {error}; trying again"),
         };
+        let in_use = shares_in_use(&observed);
+        if self.in_use.is_subset(&in_use) {
+            self.in_use = in_use;
+        } else {
+            self.revise(&observed);
+        }
         self.probe(&observed);
         self.answer(&observed, now);
         self.say_what_waits(&observed, now);
+        let steps = plan::plan(&self.desired, &observed, now);
+        self.setbacks.retain(|step, _| steps.contains(step) || self.busy.contains_key(&step.lane()));
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
-        for step in plan::plan(&self.desired, &observed, now) {
+        for step in steps {
             let held_back = self.setbacks.get(&step).is_some_and(|setback| setback.until > now);
             if !held_back && !self.busy.contains_key(&step.lane()) {
                 lanes.entry(step.lane()).or_default().push(step);
@@ -213,28 +262,36 @@ impl Reconciler {
         self.busy.insert(lane.clone(), steps.clone());
         let (host, desired, events) = (self.host.clone(), self.desired.clone(), self.events.clone());
         tokio::spawn(async move {
-            let mut results = Vec::with_capacity(steps.len());
+            // The loop ends before its executors only when the process does.
             for step in steps {
                 let result = host.perform(&step, &desired).await;
-                results.push((step, result));
+                let _ = events.send(Event::Did { step, result }).await;
             }
-            // The loop ends before its executors only when the process does.
-            let _ = events.send(Event::Done { lane, results }).await;
+            let _ = events.send(Event::Free(lane)).await;
         });
     }
 
     fn note_result(&mut self, step: Step, result: Result<(), StepError>) {
         match result {
             Ok(()) => {
-                self.setbacks.remove(&step);
                 match &step {
-                    Step::Abort(_) => {}
+                    // Repeated as long as anything holds it: what opens it later must not wait either. Less and less
+                    // often, since each costs a process.
+                    Step::Abort(_) => {
+                        let until = (self.clock)();
+                        let pause =
+                            self.setbacks.entry(step).or_insert(Setback { count: 0, until, said: String::new() });
+                        pause.until = until + Duration::from_millis(500) * 2u32.pow(pause.count.min(4));
+                        pause.count += 1;
+                        return;
+                    }
                     Step::Unpublish(id) => {
                         Arc::make_mut(&mut self.desired).publications.remove(id);
                         info!(%id, "unpublished");
                     }
                     step => info!("done: {step:?}"),
                 }
+                self.setbacks.remove(&step);
             }
             Err(error) => {
                 let message = chain(&error);
@@ -276,6 +333,12 @@ impl Reconciler {
         }
         self.said_waiting = waits;
     }
+}
+
+/// A share whose mount is there, or was asked for, is in use until that is gone.
+fn shares_in_use(observed: &Observed) -> BTreeSet<Name> {
+    let superblocks = observed.superblocks.iter().chain(&observed.beginning).chain(&observed.ending);
+    superblocks.map(|superblock| superblock.share.clone()).collect()
 }
 
 /// An error with all its causes, once.

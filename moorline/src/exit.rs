@@ -22,7 +22,7 @@ impl Exit {
         match error {
             AppError::Config(..) => Self::BadInput,
             AppError::Lock(..) | AppError::Prepare(_) | AppError::Listen(..) => Self::Host,
-            AppError::Signals(_) => Self::Failed,
+            AppError::Signals(_) | AppError::Loop => Self::Failed,
         }
     }
 }

@@ -1,39 +1,42 @@
 //! `moorline status`.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use moorline_agent::api::{self, AskError};
 use moorline_shared::health::Health;
 use moorline_shared::report::{PublicationState, Report, ServerState, TunnelState};
+use tokio::time::timeout;
 
 use crate::cli::Status;
 use crate::exit::Exit;
 
+/// How long the agent may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub(crate) fn run(status: &Status) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let report = match runtime {
-        Ok(runtime) => runtime.block_on(api::status(&status.socket)),
+        Ok(runtime) => runtime.block_on(async { timeout(PATIENCE, api::status(&status.socket)).await }),
         Err(error) => {
             eprintln!("moorline: start the runtime: {error}");
             return Exit::Failed;
         }
     };
+    let Ok(report) = report else {
+        eprintln!("moorline: the agent did not answer within {PATIENCE:?}: is it stopped, or its node overloaded?");
+        return Exit::NoAgent;
+    };
     match report {
         Ok(report) if status.json => match serde_json::to_string_pretty(&report) {
-            Ok(text) => {
-                println!("{text}");
-                Exit::Success
-            }
+            Ok(text) => print(&text),
             Err(error) => {
                 eprintln!("moorline: write the report as JSON: {error}");
                 Exit::Failed
             }
         },
-        Ok(report) => {
-            show(&report);
-            Exit::Success
-        }
+        Ok(report) => print(&show(&report)),
         Err(error) => {
             eprintln!("moorline: {}", moorline_agent::chain(&error));
             if matches!(error, AskError::Connect { .. }) { Exit::NoAgent } else { Exit::Failed }
@@ -41,15 +44,26 @@ pub(crate) fn run(status: &Status) -> Exit {
     }
 }
 
-fn show(report: &Report) {
-    println!("node {}, moorline {}\n", report.node, report.version);
-    let mut shares = table("SHARES", &["share", "access", "gateway", "target", "pods"]);
+/// A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> Exit {
+    match writeln!(io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("moorline: write to standard output: {error}");
+            Exit::Failed
+        }
+        _ => Exit::Success,
+    }
+}
+
+fn show(report: &Report) -> String {
+    let mut text = format!("node {}, moorline {}\n\n", report.node, report.version);
+    let mut shares = table(&["share", "access", "gateway", "target", "pods"]);
     for share in &report.shares {
         let target = share.target.clone().unwrap_or_else(|| "-".into());
         shares.add_row([&share.name, &share.access, &share.gateway, &target, &share.publications.to_string()]);
     }
-    println!("{shares}\n");
-    let mut mounts = table("MOUNTS", &["share", "target", "mode", "health", "copies in containers"]);
+    text += &format!("SHARES\n{shares}\n\n");
+    let mut mounts = table(&["share", "target", "mode", "health", "copies in containers"]);
     for mount in &report.mounts {
         mounts.add_row([
             Cell::new(&mount.share),
@@ -59,8 +73,8 @@ fn show(report: &Report) {
             Cell::new(mount.copies),
         ]);
     }
-    println!("{mounts}\n");
-    let mut publications = table("PUBLICATIONS", &["namespace", "pod", "share", "mode", "state"]);
+    text += &format!("MOUNTS\n{mounts}\n\n");
+    let mut publications = table(&["namespace", "pod", "share", "mode", "state"]);
     for publication in &report.publications {
         publications.add_row([
             Cell::new(&publication.namespace),
@@ -73,9 +87,9 @@ fn show(report: &Report) {
             }),
         ]);
     }
-    println!("{publications}\n");
+    text += &format!("PUBLICATIONS\n{publications}\n\n");
     let mut tunnels =
-        table("TUNNELS", &["gateway", "target", "endpoint", "tunnel", "server", "last handshake", "sent", "received"]);
+        table(&["gateway", "target", "endpoint", "tunnel", "server", "last handshake", "sent", "received"]);
     for tunnel in &report.tunnels {
         tunnels.add_row([
             Cell::new(&tunnel.gateway),
@@ -96,17 +110,17 @@ fn show(report: &Report) {
             Cell::new(bytes(tunnel.received_bytes)),
         ]);
     }
-    println!("{tunnels}");
+    text += &format!("TUNNELS\n{tunnels}\n");
     let waiting = report.shares.iter().filter_map(|share| share.waiting.as_ref());
     for line in waiting.chain(&report.problems) {
-        println!("\n! {line}");
+        text += &format!("\n! {line}\n");
     }
+    text
 }
 
-fn table(title: &str, columns: &[&str]) -> Table {
+fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    println!("{title}");
     table.set_header(columns.iter().map(|column| Cell::new(column.to_uppercase()).add_attribute(Attribute::Dim)));
     table
 }
@@ -118,7 +132,7 @@ fn mode(read_only: bool) -> &'static str {
 fn health_colour(health: Health) -> Color {
     match health {
         Health::Healthy => Color::Green,
-        Health::Mounting | Health::Unmounting | Health::FailingOver => Color::Yellow,
+        Health::Unmounting | Health::FailingOver => Color::Yellow,
         Health::Hung | Health::Fenced => Color::Red,
     }
 }

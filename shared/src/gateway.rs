@@ -3,10 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::key::{PrivateKey, PublicKey};
 use crate::name::Name;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gateway {
     pub name: Name,
     /// The targets hold the same data: a ReadWrite share may move between them.
@@ -23,20 +25,20 @@ impl Gateway {
 }
 
 /// This node's end of the tunnel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelSpec {
     pub address: IpAddr,
     pub private_key: KeySource,
     pub mtu: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeySource {
-    Inline(PrivateKey),
+    Inline(#[serde(with = "crate::key::stored")] PrivateKey),
     File(PathBuf),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     pub name: Name,
     /// Where WireGuard's datagrams go.

@@ -4,15 +4,14 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Health {
-    /// Wanted and not there yet: the pod's start waits.
-    Mounting,
     /// The server answers. Publish and detach freely; never abort.
     Healthy,
     /// The server is away and nothing may take its place yet: I/O blocks, as hard promises. Publishing waits.
     Hung,
     /// A newer epoch takes its place: copies of this one are being replaced, its calls aborted.
     FailingOver,
-    /// Its network namespace leads nowhere for good. It is aborted until its last copy is gone.
+    /// Its network namespace leads nowhere for good. Once a newer epoch has taken its place it is aborted until its last
+    /// copy is gone; until then I/O blocks.
     Fenced,
     /// Nobody wants it any more: it is flushed, or aborted if its server is away, and detached.
     Unmounting,

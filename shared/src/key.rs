@@ -42,6 +42,19 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
+/// A private key in a record that nobody but its writer reads. Not plain `Serialize`: no report may get one by accident.
+pub mod stored {
+    use super::{Deserialize, Deserializer, Engine, PrivateKey, STANDARD, Serializer, Zeroizing, de};
+
+    pub fn serialize<S: Serializer>(key: &PrivateKey, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Zeroizing::new(STANDARD.encode(key.bytes())))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PrivateKey, D::Error> {
+        Zeroizing::new(String::deserialize(deserializer)?).parse().map_err(de::Error::custom)
+    }
+}
+
 /// A public key. Printed as base64: it is no secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey([u8; 32]);

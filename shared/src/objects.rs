@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::gateway::Gateway;
 use crate::name::Name;
 use crate::share::Share;
 use crate::yaml::{Located, Object, Problem};
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Objects {
     pub gateways: BTreeMap<Name, Gateway>,
     pub shares: BTreeMap<Name, Share>,
@@ -54,6 +56,7 @@ impl Objects {
                     "spec.gateway",
                     format!("there is no Gateway {}; there are: [{}]", share.gateway, known.join(", ")),
                 ));
+                next.shares.extend(old.map(|old| (name.clone(), old.clone())));
             } else if let Some(old) = old.filter(|old| !same_storage(old, share)) {
                 problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export and access can't change under running pods; add a Share of another name")));
                 next.shares.insert(name.clone(), old.clone());

@@ -74,9 +74,13 @@ pub enum Liveness {
 pub const AWAY_AFTER: Duration = Duration::from_secs(4);
 
 impl Server {
+    /// The earliest moment at which its silence can have been taken for its absence.
+    pub fn given_up(&self) -> Moment {
+        self.last_answer.unwrap_or(self.first_asked) + AWAY_AFTER
+    }
+
     pub fn liveness(&self, now: Moment) -> Liveness {
-        let silent_since = self.last_answer.unwrap_or(self.first_asked);
-        if self.misses >= 2 && now.saturating_sub(silent_since) >= AWAY_AFTER {
+        if self.misses >= 2 && now >= self.given_up() {
             Liveness::Away
         } else if self.last_answer.is_some() {
             Liveness::Alive

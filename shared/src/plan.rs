@@ -8,7 +8,7 @@ use crate::health::Health;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
 use crate::name::Name;
 use crate::objects::Objects;
-use crate::observed::{Layer, Liveness, Moment, Observed, Tunnel};
+use crate::observed::{Layer, Liveness, Moment, Observed, Server, Tunnel};
 use crate::publication::Publication;
 use crate::share::{Access, Share};
 
@@ -51,6 +51,7 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     Server(TargetId),
+    Fence(NamespaceId),
     Publication(PublicationId),
     Ending(SuperblockId),
 }
@@ -58,9 +59,11 @@ pub enum Lane {
 impl Step {
     pub fn lane(&self) -> Lane {
         match self {
-            Self::MakeNamespace(id) | Self::AttachTunnel(id) | Self::Fence(id) | Self::RemoveNamespace(id) => {
+            Self::MakeNamespace(id) | Self::AttachTunnel(id) | Self::RemoveNamespace(id) => {
                 Lane::Server(id.target.clone())
             }
+            // Its own lane: it must not wait behind a mount that asks the dead server.
+            Self::Fence(id) => Lane::Fence(id.clone()),
             Self::Mount(id) | Self::Replace { new: id, .. } => Lane::Server(id.namespace.target.clone()),
             // One lane for both: what is taken back while it is being published is detached after that.
             Self::Publish(id, _) | Self::Unpublish(id) => Lane::Publication(*id),
@@ -253,7 +256,7 @@ impl<'a> View<'a> {
         }
         for old in self.observed.superblocks.iter().filter(|old| old.share == share.name && old.epoch < epoch) {
             let new = SuperblockId { epoch, namespace: namespace.clone(), ..old.clone() };
-            if self.observed.superblocks.contains(&new) && self.seen_on_top(old) {
+            if self.observed.superblocks.contains(&new) && self.needed(&new) && self.seen_on_top(old) {
                 steps.push(Step::Replace { old: old.clone(), new });
             }
         }
@@ -279,7 +282,12 @@ impl<'a> View<'a> {
         if !cut_off && !self.away(&current.namespace) {
             return stay;
         }
-        match self.may_serve(share).find_map(|target| ready(&target)) {
+        // A successor must have answered since the server in force was given up: when the node's own uplink is down,
+        // all that is known of the others is from before.
+        let given_up = self.observed.servers.get(&current.namespace).map_or(Moment::ZERO, Server::given_up);
+        let answered = |id: &NamespaceId| self.observed.servers.get(id).and_then(|server| server.last_answer);
+        let successor = |target: TargetId| ready(&target).filter(|id| answered(id).is_some_and(|at| at >= given_up));
+        match self.may_serve(share).find_map(successor) {
             Some(namespace) if namespace != current.namespace => Seat::At { epoch: current.epoch + 1, namespace },
             _ if cut_off => Seat::Waiting(Waiting::NoSuccessor),
             _ => stay,
@@ -306,9 +314,7 @@ impl<'a> View<'a> {
     /// A read-write superblock may hold unwritten data. Before another server takes writes, the way to the old one
     /// is cut for good, or a healed partition would let old data overwrite new.
     fn must_be_fenced_before(&self, share: &Share, epoch: u32) -> Option<NamespaceId> {
-        self.observed
-            .superblocks
-            .iter()
+        self.all_superblocks()
             .find(|id| {
                 id.share == share.name
                     && id.epoch < epoch

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     pub name: Name,
     pub gateway: Name,
@@ -33,7 +33,7 @@ impl fmt::Display for Access {
 }
 
 /// The Kubernetes namespaces whose pods may use a share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Namespaces {
     All,
     Only(BTreeSet<Name>),

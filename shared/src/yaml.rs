@@ -154,7 +154,8 @@ impl Document<'_> {
                 return Err(self.problem(
                     &file,
                     "spec.tunnel.privateKeyFile",
-                    format!("{:?} is not an absolute path", file.value),
+                    "is not an absolute path, as /etc/moorline-keys/gw.key (the key itself goes into privateKey)"
+                        .into(),
                 ));
             }
             (None, None) | (Some(_), Some(_)) => {
@@ -280,8 +281,11 @@ impl Document<'_> {
     }
 }
 
+/// On one line, and without what may be a key: a private one in the wrong place must not end in a log.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let key_like =
+        |word: &str| word.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')).count() >= 40;
+    text.split_whitespace().map(|word| if key_like(word) { "(hidden)" } else { word }).collect::<Vec<_>>().join(" ")
 }
 
 // The documents as they are written. Unknown fields are refused, so a misspelt one can't silently do nothing.

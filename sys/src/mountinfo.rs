@@ -22,6 +22,8 @@ pub struct Mount {
     pub mount_point: PathBuf,
     pub attributes: Attributes,
     pub file_system: String,
+    /// What is mounted, as the file system names it; NFS says here, and not in `root`, which directory it is.
+    pub source: PathBuf,
 }
 
 /// The flags of a mount (not of its superblock) that a replacement has to keep.
@@ -40,6 +42,11 @@ pub fn parse(table: &[u8]) -> Vec<Mount> {
 }
 
 impl Mount {
+    /// The mounts on directories and files below this one's root.
+    pub fn mounts_below<'a>(&'a self, table: &'a [Self]) -> impl Iterator<Item = &'a Self> {
+        table.iter().filter(|other| other.parent == self.id && other.mount_point != self.mount_point)
+    }
+
     /// Nothing is mounted over this one's root.
     pub fn on_top(&self, table: &[Self]) -> bool {
         !table
@@ -78,7 +85,8 @@ fn line(line: &[u8]) -> Option<Mount> {
     // A varying number of optional fields ends with a lone dash.
     while next()? != b"-" {}
     let file_system = String::from_utf8_lossy(next()?).into_owned();
-    Some(Mount { id, parent, device, root, mount_point, attributes, file_system })
+    let source = path(next()?);
+    Some(Mount { id, parent, device, root, mount_point, attributes, file_system, source })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -130,6 +138,7 @@ not a mount
         assert_eq!(table[1].device, Device { major: 0, minor: 50 });
         assert_eq!(table[1].attributes, Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: false });
         assert_eq!((table[2].root.to_str(), table[2].file_system.as_str()), (Some("/sub"), "nfs4"));
+        assert_eq!(table[2].source, PathBuf::from("10.0.0.2:/x"));
         assert!(!table[1].on_top(&table) && table[2].on_top(&table));
     }
 

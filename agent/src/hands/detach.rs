@@ -41,9 +41,10 @@ fn detach_layers(paths: &Paths, place: &Path) -> Result<(), Failure> {
         let opened = open_path(place).map_err(doing(format!("open {shown}")))?;
         let id = mount::mount_id(&fdinfo, &opened).map_err(doing(format!("identify the mount at {shown}")))?;
         drop(opened);
-        if id == top.id {
-            mount::detach(place).map_err(doing(format!("detach {shown}")))?;
+        if id != top.id {
+            return Err(Failure { definite: false, message: format!("{shown} is another mount by now") });
         }
+        mount::detach(place).map_err(doing(format!("detach {shown}")))?;
     }
 }
 

@@ -34,41 +34,31 @@ pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
 
     enter_host_mounts()?;
     let new = open_path(&new).map_err(doing(format!("open {}", new.display())))?;
-    let clones: Vec<OwnedFd> =
-        copies.iter().map(|copy| clone_for(copy, old, &new, place.is_host)).collect::<Result<_, _>>()?;
+    // One copy that can't be replaced must not keep the others on the dead server.
+    let clones: Vec<_> = copies.iter().map(|copy| place.clone_for(copy, old, &new)).collect();
     if !place.is_host {
         namespace::enter_mounts(&place.namespace)
             .map_err(doing(format!("enter the mount namespace of process {}", wanted.pid)))?;
     }
-    // One copy that can't be replaced must not keep the others on the dead server.
-    let failures: Vec<String> = copies
-        .iter()
-        .zip(&clones)
-        .filter_map(|(copy, clone)| place.put(copy, clone).err())
-        .map(|failure| failure.message)
-        .collect();
+    let put = copies.iter().zip(clones).map(|(copy, clone)| place.put(copy, &clone?));
+    let failures: Vec<String> = put.filter_map(Result::err).map(|failure| failure.message).collect();
     if failures.is_empty() { Ok(()) } else { Err(Failure { definite: false, message: failures.join("; ") }) }
 }
 
-/// A clone of the new superblock's mount that has the copy's directory as root, and its flags before anybody sees it.
-fn clone_for(copy: &Mount, old: &Mount, new: &OwnedFd, on_host: bool) -> Result<OwnedFd, Failure> {
-    let shown = copy.mount_point.display();
-    let below = copy.root.strip_prefix(&old.root).unwrap_or(Path::new(""));
-    let clone = if below.as_os_str().is_empty() {
-        mount::clone_at(new, Path::new(""))
-    } else {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let directory = openat2(new, below, flags, Mode::empty(), beneath)
-            .map_err(|error| doing(format!("open {} on the new server, for {shown}", below.display()))(error.into()))?;
-        mount::clone_at(directory, Path::new(""))
-    }
-    .map_err(doing(format!("clone the new mount for {shown}")))?;
-    mount::restrict(&clone, copy.attributes).map_err(doing(format!("give the new mount the flags of {shown}")))?;
-    if on_host {
-        mount::set_propagation(&clone, Propagation::Shared).map_err(doing("share the new mount"))?;
-    }
-    Ok(clone)
+/// Where in its share a copy begins: a container may hold a subdirectory, or a file, as kubelet's subPath makes them.
+/// It must be the same place on the new server, and never more: one user's directory is not everybody's.
+fn place_in_share(copy: &Mount, base: &Mount) -> Result<PathBuf, Failure> {
+    let below = copy.source.strip_prefix(&base.source).ok();
+    let below = below.filter(|_| copy.root == base.root).map(Path::to_owned);
+    below.ok_or_else(|| Failure {
+        definite: false,
+        message: format!(
+            "{} holds {}, which is not below {}: it is left as it is",
+            copy.mount_point.display(),
+            copy.source.display(),
+            base.source.display()
+        ),
+    })
 }
 
 /// The mount namespace that is worked in, with its table as it was before it was entered.
@@ -103,9 +93,45 @@ impl Place {
         })
     }
 
+    /// A clone of the new superblock's mount that has the copy's directory as root, and its flags before anybody sees it.
+    fn clone_for(&self, copy: &Mount, old: &Mount, new: &OwnedFd) -> Result<OwnedFd, Failure> {
+        let shown = copy.mount_point.display();
+        // What is mounted below would be covered: the application would see, and write to, the share in its place. It
+        // can't be carried over either, since the way to it leads over the dead server.
+        if let Some(below) = copy.mounts_below(&self.table).next() {
+            let below = below.mount_point.display();
+            return Err(Failure {
+                definite: false,
+                message: format!(
+                    "{below} is mounted below {shown}, which is left on the old server: restart the container"
+                ),
+            });
+        }
+        let below = place_in_share(copy, old)?;
+        let clone = if below.as_os_str().is_empty() {
+            mount::clone_at(new, Path::new(""))
+        } else {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let opened = openat2(new, &below, flags, Mode::empty(), beneath).map_err(|error| {
+                doing(format!("open {} on the new server, for {shown}", below.display()))(error.into())
+            })?;
+            mount::clone_at(opened, Path::new(""))
+        }
+        .map_err(doing(format!("clone the new mount for {shown}")))?;
+        mount::restrict(&clone, copy.attributes).map_err(doing(format!("give the new mount the flags of {shown}")))?;
+        if self.is_host {
+            mount::set_propagation(&clone, Propagation::Shared).map_err(doing("share the new mount"))?;
+        }
+        Ok(clone)
+    }
+
     fn put(&self, copy: &Mount, clone: &OwnedFd) -> Result<(), Failure> {
         let shown = copy.mount_point.display();
-        let target = open_path(&copy.mount_point).map_err(doing(format!("open {shown}")))?;
+        // A directory or a file; its identity is checked next.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let target = rustix::fs::open(&copy.mount_point, flags, Mode::empty())
+            .map_err(|error| doing(format!("open {shown}"))(error.into()))?;
         let id = mount::mount_id(&self.fdinfo, &target).map_err(doing(format!("identify the mount at {shown}")))?;
         if id != copy.id {
             return Err(Failure { definite: false, message: format!("{shown} is another mount by now") });

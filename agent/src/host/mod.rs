@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use moorline_shared::gateway::{Gateway, Target};
 use moorline_shared::id::{NamespaceId, PublicationId};
+use moorline_shared::objects::Objects;
 use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
@@ -37,7 +38,7 @@ pub enum StepError {
     Tunnel(#[from] TunnelError),
     #[error("keep the mark of a fence")]
     Mark(#[source] io::Error),
-    #[error("keep the record of a publication")]
+    #[error("keep a record on the node")]
     Record(#[source] io::Error),
     #[error("find the containers that hold {0}")]
     Places(String, #[source] io::Error),
@@ -75,6 +76,15 @@ impl Host {
         records::read_all(&self.paths).map_err(StepError::Record)
     }
 
+    /// The objects that an earlier agent had in force.
+    pub fn objects(&self) -> Result<Objects, StepError> {
+        records::read_objects(&self.paths).map_err(StepError::Record)
+    }
+
+    pub fn keep_objects(&self, objects: &Objects) -> Result<(), StepError> {
+        records::write_objects(&self.paths, objects).map_err(StepError::Record)
+    }
+
     pub fn record(&self, publication: &Publication) -> Result<(), StepError> {
         records::write(&self.paths, publication).map_err(StepError::Record)
     }
@@ -83,8 +93,9 @@ impl Host {
     pub fn observe(&self, publications: &BTreeMap<PublicationId, Publication>) -> io::Result<Observed> {
         let seen = observe::observe(&self.paths, publications)?;
         let tunnel = |id: &NamespaceId| match () {
-            () if seen.fenced.contains(id) => Tunnel::Fenced,
-            () if self.tunnels.carries(id) => Tunnel::Attached,
+            // Fenced is what is marked and has stopped: before that, a packet may still leave.
+            () if seen.fenced.contains(id) && !self.tunnels.has(id) => Tunnel::Fenced,
+            () if seen.fenced.contains(id) || self.tunnels.carries(id) => Tunnel::Attached,
             () => Tunnel::Detached,
         };
         Ok(Observed {
@@ -118,13 +129,7 @@ impl Host {
                 let (gateway, target) = endpoint(desired, id)?;
                 Ok(self.tunnels.attach(id, &gateway.tunnel, target)?)
             }
-            Step::Fence(id) => {
-                // The mark first: were the agent to die in between, its successor must not attach it again.
-                std::fs::write(paths::from_agent(&self.paths.fenced().join(id.to_string())), b"")
-                    .map_err(StepError::Mark)?;
-                self.tunnels.detach(id);
-                Ok(())
-            }
+            Step::Fence(id) => self.fence(id),
             Step::RemoveNamespace(id) => {
                 self.tunnels.detach(id);
                 self.hand(Work::RemoveNamespace(id.clone()), LOCAL).await
@@ -170,6 +175,14 @@ impl Host {
                 .await
             }
         }
+    }
+
+    /// Ends the way that a namespace leads, for good.
+    pub fn fence(&self, id: &NamespaceId) -> Result<(), StepError> {
+        // The mark first: were the agent to die in between, its successor must not attach it again.
+        std::fs::write(paths::from_agent(&self.paths.fenced().join(id.to_string())), b"").map_err(StepError::Mark)?;
+        self.tunnels.detach(id);
+        Ok(())
     }
 
     /// All namespaces side by side: one that blocks keeps no other container on the dead server.

@@ -44,6 +44,8 @@ pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publ
     };
     let targets: BTreeSet<&Path> =
         publications.values().map(|publication| Path::new(&publication.target_path)).collect();
+    let shown_by_kubelet: Vec<&Path> =
+        targets.iter().filter_map(|target| target.strip_prefix(&paths.kubelet).ok()).collect();
     let mut alive = BTreeSet::new();
     for namespace in &namespaces {
         for mount in &namespace.table {
@@ -57,8 +59,10 @@ pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publ
             let copies = seen.copies.entry(superblock.clone()).or_default();
             copies.all += 1;
             copies.on_top += u32::from(mount.on_top(&namespace.table));
+            // Whoever sees kubelet's directory sees the publication there: that is nobody who uses it.
             if let User::ReadWrite(publication) = superblock.user
                 && !is_host(namespace)
+                && !shown_by_kubelet.iter().any(|target| mount.mount_point.ends_with(target))
             {
                 if namespace.killed { &mut seen.killed } else { &mut alive }.insert(publication);
             }

@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use moorline_shared::id::PublicationId;
+use moorline_shared::objects::Objects;
 use moorline_shared::publication::Publication;
+use tracing::error;
+use zeroize::Zeroizing;
 
 use crate::paths::{Paths, from_agent};
 
@@ -14,23 +19,37 @@ pub(super) fn read_all(paths: &Paths) -> io::Result<BTreeMap<PublicationId, Publ
     for entry in fs::read_dir(from_agent(&paths.publications()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            let publication: Publication = serde_json::from_slice(&fs::read(&path)?).map_err(|error| {
-                io::Error::other(format!(
-                    "{} can't be read ({error}): it was written by another version, or by hand",
-                    path.display()
-                ))
-            })?;
-            publications.insert(publication.id(), publication);
+            match serde_json::from_slice::<Publication>(&fs::read(&path)?) {
+                Ok(publication) => drop(publications.insert(publication.id(), publication)),
+                // One that another version wrote must not keep all others from being served.
+                Err(error) => error!("{} can't be read, so its volume is left as it is: {error}", path.display()),
+            }
         }
     }
     Ok(publications)
 }
 
-/// Whole or not at all: a crash leaves the old record or the new one.
 pub(super) fn write(paths: &Paths, publication: &Publication) -> io::Result<()> {
-    let path = from_agent(&paths.publication(publication.id()));
+    replace(&from_agent(&paths.publication(publication.id())), &serde_json::to_vec(publication)?)
+}
+
+/// The objects in force, so that a restart is none for them: whatever their files say by then, what pods use stays.
+pub(super) fn write_objects(paths: &Paths, objects: &Objects) -> io::Result<()> {
+    replace(&from_agent(&paths.objects()), &Zeroizing::new(serde_json::to_vec(objects)?))
+}
+
+pub(super) fn read_objects(paths: &Paths) -> io::Result<Objects> {
+    match fs::read(from_agent(&paths.objects())).map(Zeroizing::new) {
+        Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Objects::default()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whole or not at all: a crash leaves the old file or the new one. They are root's alone.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    File::create(&fresh)?.write_all(&serde_json::to_vec(publication)?)?;
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?.write_all(content)?;
     fs::rename(fresh, path)
 }
 

@@ -57,6 +57,11 @@ impl Tunnels {
         self.running().get(id).is_some_and(|running| running.tunnel.stats().running)
     }
 
+    /// A data path is there, or has not ended yet.
+    pub(super) fn has(&self, id: &NamespaceId) -> bool {
+        self.running().contains_key(id)
+    }
+
     pub(super) fn view(&self, id: &NamespaceId) -> Option<TunnelView> {
         self.running().get(id).map(|running| TunnelView { endpoint: running.endpoint, stats: running.tunnel.stats() })
     }
@@ -94,8 +99,9 @@ impl Tunnels {
 
     /// Returns when no packet can leave any more.
     pub(super) fn detach(&self, id: &NamespaceId) {
-        let running = self.running().remove(id);
-        drop(running);
+        // Under the lock, so that nobody takes it for ended before it has.
+        let mut running = self.running();
+        drop(running.remove(id));
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<NamespaceId, Running>> {

@@ -188,7 +188,11 @@ impl Reconciler {
                         self.withdraw(id);
                     }
                     (false, _) => {
-                        waiter.tell(Err(Denied::Unavailable("the volume is still being detached; ask again".into())));
+                        let setback =
+                            self.setbacks.get(&Step::Unpublish(id)).map(|setback| format!(": {}", setback.said));
+                        let message =
+                            format!("the volume is still being detached; ask again{}", setback.unwrap_or_default());
+                        waiter.tell(Err(Denied::Unavailable(message)));
                     }
                 }
             }
@@ -214,7 +218,7 @@ impl Reconciler {
         let concerns = |step: &Step| match step.lane() {
             Lane::Server(target) => target.gateway == share.gateway,
             Lane::Publication(of) => of == id,
-            Lane::Ending(_) => false,
+            Lane::Fence(_) | Lane::Ending(_) => false,
         };
         let failures = self.setbacks.iter().filter(|(step, _)| concerns(step));
         match failures.max_by_key(|(_, setback)| setback.until) {

@@ -232,7 +232,7 @@ impl World {
             }
             Step::Mount(id) => {
                 let writer = matches!(id.user, User::ReadWrite(_));
-                if writer {
+                if writer && self.is_alive(&id.namespace) {
                     assert_eq!(self.writers_elsewhere(id), None, "{id} would write beside an unfenced superblock");
                     let shared = self.desired.objects.gateways.values().all(|gateway| gateway.shared_data);
                     assert!(
@@ -403,4 +403,22 @@ fn without_shared_data_a_writer_waits_and_says_so() {
     let share = world.desired.objects.shares.get(&"checkpoints".parse().unwrap()).unwrap();
     assert_eq!(waiting(&world.desired, &world.observed, world.now, share), Some(Waiting::DataNotShared));
     assert!(plan(&world.desired, &world.observed, world.now).is_empty());
+}
+
+#[test]
+fn when_every_server_falls_silent_at_once_nothing_is_fenced_and_nothing_moves() {
+    let mut world = World::new(true);
+    for op in [Op::Publish(0), Op::Publish(2)] {
+        world.apply(&op);
+    }
+    (0..5).for_each(|_| world.second(0, 0));
+    // The node's uplink goes, and a moment earlier the successor still answered.
+    world.apply(&Op::ServerDies(0));
+    world.now += Duration::from_secs(1);
+    world.probe();
+    world.apply(&Op::ServerDies(1));
+    (0..30).for_each(|_| world.second(0, 0));
+    assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
+    assert!(world.observed.superblocks.iter().all(|id| id.epoch == 1));
+    world.settle();
 }

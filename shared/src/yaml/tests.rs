@@ -93,4 +93,11 @@ fn malformed_yaml_is_refused_with_its_line() {
 fn a_bad_private_key_is_refused_and_not_shown() {
     let text = problem(&GATEWAY.replace("privateKey: AAECAwQF", "privateKey: AAECAwQ"));
     assert!(text.starts_with("f.yaml:10: spec.tunnel.privateKey:") && !text.contains("AAEC"), "{text}");
+    let text = problem(&GATEWAY.replace("privateKey: AAEC", "privateKeyFile: AAEC"));
+    assert!(text.starts_with("f.yaml:10: spec.tunnel.privateKeyFile:") && !text.contains("AAEC"), "{text}");
+    let text = problem(&GATEWAY.replace(
+        "privateKey: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=: x",
+    ));
+    assert!(text.starts_with("f.yaml:10") && !text.contains("AAEC"), "{text}");
 }
