@@ -1,8 +1,10 @@
 //! The application: a container with no privilege at all that uses published volumes and writes down what it sees.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tonic::{Code, Status};
 
 use crate::agent::Agent;
@@ -11,6 +13,7 @@ use crate::csi::Volume;
 use crate::data;
 use crate::event::{Event, Op};
 use crate::kit;
+use crate::mounts::{self, Mount};
 use crate::node::Node;
 use crate::wait::{eventually, poll};
 
@@ -21,6 +24,7 @@ pub struct Pod {
     name: String,
     container: Container,
     volumes: Vec<Volume>,
+    sub_paths: Vec<PathBuf>,
 }
 
 /// A pod that is being put together.
@@ -28,24 +32,54 @@ pub struct Pod {
 pub struct Draft {
     name: String,
     volumes: Vec<Volume>,
+    sub_paths: Vec<PathBuf>,
     binds: Vec<Bind>,
     jobs: Vec<String>,
 }
 
 impl Draft {
     pub fn new(name: &str) -> Self {
-        Self { name: name.into(), volumes: Vec::new(), binds: Vec::new(), jobs: Vec::new() }
+        Self { name: name.into(), volumes: Vec::new(), sub_paths: Vec::new(), binds: Vec::new(), jobs: Vec::new() }
     }
 
     /// Has the agent publish a share for it, and binds it at /mnt/SHARE with propagation None.
     #[track_caller]
-    pub fn with_share(mut self, node: &Node, agent: &Agent, share: &str, read_only: bool) -> Self {
+    pub fn with_share(self, node: &Node, agent: &Agent, share: &str, read_only: bool) -> Self {
+        let draft = self.publishing(node, agent, share, read_only);
+        let bind = Bind::new(draft.target(share), format!("/mnt/{share}"));
+        draft.with_bind(if read_only { bind.read_only() } else { bind })
+    }
+
+    /// Has the agent publish a share for it, and binds it nowhere yet.
+    #[track_caller]
+    pub fn publishing(mut self, node: &Node, agent: &Agent, share: &str, read_only: bool) -> Self {
         let volume = volume(node, &self.name, share, read_only);
-        insist(agent, &format!("publish {share}"), || agent.csi().publish(&volume));
-        let bind = Bind::new(&volume.target, format!("/mnt/{share}"));
-        self.binds.push(if read_only { bind.read_only() } else { bind });
+        publish(agent, &volume);
         self.volumes.push(volume);
         self
+    }
+
+    /// A directory or a file of a published share, at `at`: bound to a place of kubelet's own, and from there into the
+    /// container, as kubelet does for a subPath.
+    #[track_caller]
+    pub fn with_sub_path(mut self, share: &str, path: &str, at: &str, read_only: bool) -> Self {
+        let source = self.target(share).join(path);
+        let place = Path::new("/var/lib/kubelet/pods").join(format!("uid-of-{}", self.name));
+        let place = place.join("volume-subpaths").join(share).join("main").join(self.sub_paths.len().to_string());
+        let (folder, made) = if source.is_dir() { (place.as_path(), None) } else { (place_of(&place), Some(&place)) };
+        let bound = fs::create_dir_all(folder)
+            .and_then(|()| made.map_or(Ok(()), |file| fs::write(file, b"")))
+            .and_then(|()| Ok(mount(Some(&source), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?));
+        bound.unwrap_or_else(|error| panic!("bind {} to {}: {error}", source.display(), place.display()));
+        let bind = Bind::new(&place, at);
+        self.sub_paths.push(place);
+        self.with_bind(if read_only { bind.read_only() } else { bind })
+    }
+
+    #[track_caller]
+    fn target(&self, share: &str) -> &Path {
+        let volume = self.volumes.iter().find(|volume| volume.share == share);
+        volume.map_or_else(|| panic!("pod {} has no volume {share}", self.name), |volume| &volume.target)
     }
 
     pub fn with_bind(mut self, bind: Bind) -> Self {
@@ -86,7 +120,7 @@ impl Draft {
         let args = std::iter::once("/app".to_owned()).chain(self.jobs).collect();
         let spec = Spec { args, binds, user: 1000, ..Spec::default() };
         let container = Container::start(&format!("pod-{}", self.name), &spec);
-        Pod { name: self.name, container, volumes: self.volumes }
+        Pod { name: self.name, container, volumes: self.volumes, sub_paths: self.sub_paths }
     }
 }
 
@@ -103,6 +137,16 @@ pub fn volume(node: &Node, pod: &str, share: &str, read_only: bool) -> Volume {
         pod_uid: uid,
         attributes: Vec::new(),
     }
+}
+
+fn place_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new("/"))
+}
+
+/// Publishes it, asking as long as kubelet would.
+#[track_caller]
+pub fn publish(agent: &Agent, volume: &Volume) {
+    insist(agent, &format!("publish {}", volume.share), || agent.csi().publish(volume));
 }
 
 /// As kubelet does: "unavailable" is asked again, anything else is an answer.
@@ -163,6 +207,20 @@ impl Pod {
         })
     }
 
+    /// Waits until it reads data tagged `tag` from this file, from now on.
+    #[track_caller]
+    pub fn reads_at(&self, path: &str, tag: &str, deadline: Duration) -> Event {
+        self.next(&format!("reads {tag} at {path}"), deadline, |event| {
+            event.op == Op::Read && event.succeeded() && event.path == path && event.tag == tag
+        })
+    }
+
+    /// What its container has mounted at a path, lowest first.
+    pub fn mounts_at(&self, path: &str) -> Vec<Mount> {
+        let all = mounts::of(&self.container.pid().to_string()).into_iter();
+        all.filter(|mount| mount.point == path).collect()
+    }
+
     /// Waits until one more record is acknowledged, from now on.
     #[track_caller]
     pub fn writes(&self, deadline: Duration) -> Event {
@@ -216,8 +274,18 @@ impl Pod {
     pub fn delete(self, agent: &Agent, grace: Duration) {
         self.container.stop(grace);
         self.container.delete();
+        self.sub_paths.iter().for_each(|place| detach_all(place));
         for volume in &self.volumes {
             insist(agent, &format!("unpublish {}", volume.share), || agent.csi().unpublish(&volume.target));
         }
+    }
+}
+
+/// Kubelet takes down what it has bound before it gives the volume back.
+#[track_caller]
+fn detach_all(place: &Path) {
+    while mounts::of("self").iter().any(|mount| Path::new(&mount.point) == place) {
+        umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .unwrap_or_else(|error| panic!("detach {}: {error}", place.display()));
     }
 }

@@ -42,6 +42,20 @@ impl Tree {
         Self(folder)
     }
 
+    /// Has this tree's `export` be that of another: the same data there, and data of its own elsewhere. Before a site
+    /// serves it.
+    #[track_caller]
+    pub fn with_export_of(self, export: &str, other: &Self) -> Self {
+        let (theirs, ours) = (other.0.join(export), self.0.join(export));
+        sh(&format!("mount --bind {} {}", theirs.display(), ours.display()));
+        self
+    }
+
+    #[track_caller]
+    pub fn folder(&self, path: &str) {
+        sh(&format!("mkdir -p {0} && chmod 1777 {0}", self.0.join(path).display()));
+    }
+
     /// Replaces a file in one step, as a careful administrator would.
     #[track_caller]
     pub fn put(&self, path: &str, bytes: &[u8]) {

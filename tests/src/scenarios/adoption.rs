@@ -7,7 +7,7 @@ use crate::node::Node;
 use crate::objects;
 use crate::pod::Draft;
 use crate::site::Site;
-use crate::wait::seconds;
+use crate::wait::{eventually, seconds};
 
 pub(super) fn agent_killed_while_pod_reads() {
     let node = Node::new("node1");
@@ -48,6 +48,35 @@ pub(super) fn agent_restarted_while_server_is_dead() {
     serving.die();
     pod.blocks(Op::Read, seconds(3));
     agent.restart();
+    pod.reads(other.name(), seconds(60));
+    pod.delete(&agent, seconds(10));
+}
+
+/// Somebody's slip in the objects and an agent's crash, one upon the other: what was running runs, and is still cared for.
+pub(super) fn broken_objects_and_a_restart() {
+    let node = Node::new("node1");
+    let (a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
+    a.put("datasets/sample", &data::file("a", 50_000));
+    b.put("datasets/sample", &data::file("b", 50_000));
+    let good = objects::usual(false, &[&a, &b]);
+    let mut agent = Agent::start(&node, &good);
+    let pod = Draft::new("reader").with_share(&node, &agent, "datasets", true).reading("/mnt/datasets/sample").start();
+    let first = pod.next("reads", seconds(30), |event| event.op == Op::Read && event.succeeded()).tag;
+    let (mut serving, other) = if first == "a" { (a, b) } else { (b, a) };
+
+    agent.configure(&format!("{good}---\n{{"));
+    eventually("the malformed objects are told", seconds(15), || {
+        let problems = agent.status()["problems"].to_string();
+        if problems.contains("objects.yaml") { Ok(()) } else { Err(problems) }
+    });
+    agent.kill9();
+    agent.restart();
+    let problems = agent.status()["problems"].to_string();
+    assert!(problems.contains("objects.yaml"), "the new agent tells them as well: {problems}");
+    pod.reads(&first, seconds(30));
+    pod.never_failed(Op::Read);
+
+    serving.die();
     pod.reads(other.name(), seconds(60));
     pod.delete(&agent, seconds(10));
 }

@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::objects;
 use crate::pod::{Draft, Pod};
 use crate::site::{Site, Tree};
-use crate::wait::{eventually, seconds};
+use crate::wait::{eventually, seconds, throughout};
 
 /// From a server's death to a pod that reads the next one.
 const RECOVERY: std::time::Duration = seconds(45);
@@ -91,6 +91,40 @@ pub(super) fn first_target_is_preferred() {
     let agent = Agent::start(&node, &objects::usual(false, &[&b, &a]));
     let pod = reader(&node, &agent);
     assert_eq!(reads_from(&pod), "b");
+    pod.delete(&agent, seconds(10));
+}
+
+/// It is the node that has no network: every server is away, and none of them has died.
+pub(super) fn a_lost_uplink_fences_nobody() {
+    let node = Node::new("node1");
+    let tree = Tree::new("shared");
+    let (a, b) = (Site::serving(&node, "a", tree.clone()), Site::serving(&node, "b", tree.clone()));
+    let agent = Agent::start(&node, &objects::usual(true, &[&a, &b]));
+    let pod =
+        Draft::new("writer").with_share(&node, &agent, "checkpoints", false).holding("/mnt/checkpoints/log").start();
+    pod.writes(seconds(30));
+    let first = agent.target("checkpoints");
+    let (serving, other) = if first == a.name() { (a, b) } else { (b, a) };
+    let stays = || {
+        let status = agent.status();
+        let namespaces = status["tunnels"].as_array().cloned().unwrap_or_default();
+        let fenced = namespaces.iter().any(|tunnel| tunnel["state"] == "fenced");
+        let target = agent.target("checkpoints");
+        if target == first && !fenced { Ok(()) } else { Err(status) }
+    };
+
+    // The other is the last to go and the first to be back: whatever can make it look the better one.
+    serving.blackhole();
+    other.blackhole();
+    throughout("nobody is fenced while all are away", seconds(12), stays);
+    pod.blocks_in_fsync(seconds(1));
+    other.heal();
+    serving.heal();
+
+    pod.writes(seconds(60));
+    throughout("nobody is fenced when all are back", seconds(3), stays);
+    pod.never_failed(Op::Write);
+    pod.lost_nothing(&tree.read("checkpoints/log"));
     pod.delete(&agent, seconds(10));
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 mod adoption;
 mod bad_input;
+mod copies;
 mod deletion;
 mod failover;
 mod publication;
@@ -34,6 +35,12 @@ pub const ALL: &[Scenario] = &[
         120,
         deletion::writer_stuck_in_fsync_seen_by_a_stranger,
     ),
+    scenario("a_lost_uplink_fences_nobody", 120, failover::a_lost_uplink_fences_nobody),
+    scenario("broken_objects_and_a_restart", 120, adoption::broken_objects_and_a_restart),
+    scenario("a_wrong_gateway_is_corrected", 120, bad_input::a_wrong_gateway_is_corrected),
+    scenario("sub_path_stays_what_it_was", 120, copies::sub_path_stays_what_it_was),
+    scenario("sub_path_that_is_missing_is_left_alone", 120, copies::sub_path_that_is_missing_is_left_alone),
+    scenario("what_is_mounted_below_is_not_hidden", 120, copies::what_is_mounted_below_is_not_hidden),
     scenario("agent_killed_while_pod_reads", 120, adoption::agent_killed_while_pod_reads),
     scenario("agent_restarted_while_server_is_dead", 120, adoption::agent_restarted_while_server_is_dead),
     scenario("first_target_is_preferred", 90, failover::first_target_is_preferred),
