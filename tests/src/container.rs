@@ -100,18 +100,21 @@ impl Container {
         self.pid
     }
 
+    /// Whether a thread of its first process is left: one that waits in the kernel outlives the first one, and its
+    /// parent (the runtime's shim, on a node) hears of no end until then.
     pub fn alive(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
+        self.thread_states().iter().any(|state| !matches!(state, 'Z' | 'X'))
     }
 
     /// Whether a thread of its first process waits in the kernel for something that no signal but SIGKILL ends.
     pub fn waits(&self) -> bool {
+        self.thread_states().contains(&'D')
+    }
+
+    fn thread_states(&self) -> Vec<char> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
-        threads.into_iter().any(|thread| {
-            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('D'))
-        })
+        let state = |stat: String| stat.rsplit(')').next()?.trim_start().chars().next();
+        threads.filter_map(|thread| state(fs::read_to_string(thread.path().join("stat")).ok()?)).collect()
     }
 
     /// All it has printed.
@@ -149,9 +152,15 @@ impl Container {
     #[track_caller]
     pub fn delete(self) {
         eventually(&format!("container {} has ended", self.name), seconds(20), || {
-            if self.alive() { Err(fs::read_to_string(format!("/proc/{}/stack", self.pid))) } else { Ok(()) }
+            if self.alive() { Err(self.stacks()) } else { Ok(()) }
         });
         checked(runc().args(["delete", &self.name]), None);
+    }
+
+    /// Where its threads are in the kernel.
+    fn stacks(&self) -> Vec<String> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("stack")).ok()).collect()
     }
 }
 

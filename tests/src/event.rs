@@ -26,6 +26,8 @@ pub enum Op {
     Read,
     /// Append a record and fsync: acknowledged when it is done.
     Write,
+    /// An fsync begins, of the record whose number is the tag; how it ended is a Write.
+    Sync,
     /// A write where there must be none.
     Trespass,
 }

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use crate::agent::Agent;
 use crate::container::{Bind, Container, Spec};
 use crate::csi::Volume;
+use crate::data;
 use crate::event::{Event, Op};
 use crate::kit;
 use crate::node::Node;
@@ -60,6 +61,12 @@ impl Draft {
     /// Appends records, each acknowledged by fsync.
     pub fn writing(self, path: &str) -> Self {
         self.doing("write", path)
+    }
+
+    /// Appends records through one descriptor that it opens once, each acknowledged by fsync: with its server away it
+    /// waits where no signal reaches it.
+    pub fn holding(self, path: &str) -> Self {
+        self.doing("hold", path)
     }
 
     /// Tries to write where it must not be able to.
@@ -177,6 +184,23 @@ impl Pod {
                 }
             }
         });
+    }
+
+    /// Waits until it is blocked in an fsync (see [`Draft::holding`]), for a stretch of `time`.
+    #[track_caller]
+    pub fn blocks_in_fsync(&self, time: Duration) {
+        self.blocks(Op::Sync, time);
+        let said = self.events().into_iter().rfind(|event| matches!(event.op, Op::Sync | Op::Write));
+        let said = said.map(|event| event.op);
+        assert_eq!(said, Some(Op::Sync), "pod {}: it blocks, but not in fsync", self.name);
+    }
+
+    /// Panics if a record that was acknowledged is not in this log.
+    #[track_caller]
+    pub fn lost_nothing(&self, log: &[u8]) {
+        let written = data::records(log);
+        let lost = (1..=self.acknowledged()).find(|number| !written.contains(number));
+        assert_eq!(lost, None, "pod {}: a record was acknowledged and is not there", self.name);
     }
 
     /// Panics if anything of this kind ever failed.

@@ -1,12 +1,13 @@
 //! The application of the lab's pods. It knows nothing of moorline: it reads, writes, and writes down what it saw.
 //!
-//! Each argument is JOB:PATH with JOB one of read, write, trespass; each job runs in a thread of its own, so that one
-//! that blocks does not silence the others.
+//! Each argument is JOB:PATH with JOB one of read, write, hold, trespass; each job runs in a thread of its own, so that
+//! one that blocks does not silence the others.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         let spawned = match job {
             "read" => thread::Builder::new().name("read".into()).spawn(move || rounds(|_| read(&path))),
             "write" => thread::Builder::new().name("write".into()).spawn(move || rounds(|number| write(&path, number))),
+            "hold" => thread::Builder::new().name("hold".into()).spawn(move || hold(&path)),
             "trespass" => thread::Builder::new().name("trespass".into()).spawn(move || rounds(|_| trespass(&path))),
             other => Err(io::Error::other(format!("{other}: no such job"))),
         };
@@ -64,11 +66,15 @@ fn rounds(job: impl Fn(u64) -> Event) {
         event.at = monotonic();
         event.took = event.at - began;
         number += u64::from(event.succeeded());
-        if let Ok(line) = serde_json::to_string(&event) {
-            // One write for one line: several threads share the output.
-            let _ = io::stdout().lock().write_all(format!("{line}\n").as_bytes());
-        }
+        say(&event);
         thread::sleep(PACE);
+    }
+}
+
+fn say(event: &Event) {
+    if let Ok(line) = serde_json::to_string(event) {
+        // One write for one line: several threads share the output.
+        let _ = io::stdout().lock().write_all(format!("{line}\n").as_bytes());
     }
 }
 
@@ -103,6 +109,32 @@ fn write(path: &str, number: u64) -> Event {
         event.problem = lost(path, number).map(|lost| format!("record {lost} was acknowledged and is gone"));
     }
     event
+}
+
+/// One descriptor for all records, as a checkpoint writer or a database has it: with its server away it waits in fsync,
+/// where no signal reaches it. That it goes there is said first, or nobody could tell it from one that waits in open.
+fn hold(path: &str) {
+    let file = loop {
+        match OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path) {
+            Ok(file) => break file,
+            Err(error) => say(&Event { at: monotonic(), ..event(Op::Write, path, Err(error)) }),
+        }
+        thread::sleep(PACE);
+    };
+    // At an offset of its own and not at the end: a record whose fsync failed is written again in its place.
+    let offset = Cell::new(0);
+    rounds(|number| {
+        let record = data::record(number);
+        let done = file.write_all_at(record.as_bytes(), offset.get()).and_then(|()| {
+            say(&Event { at: monotonic(), tag: number.to_string(), ..event(Op::Sync, path, Ok(())) });
+            file.sync_all()
+        });
+        let mut event = event(Op::Write, path, done);
+        event.bytes = record.len() as u64;
+        event.tag = number.to_string();
+        offset.set(offset.get() + if event.succeeded() { event.bytes } else { 0 });
+        event
+    });
 }
 
 /// Acknowledged means there: the first record up to `number` that is not. A log that cannot be read proves nothing.

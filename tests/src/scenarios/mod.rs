@@ -28,6 +28,12 @@ pub const ALL: &[Scenario] = &[
     scenario("failover_read_write_shared_data", 120, failover::read_write_shared_data),
     scenario("read_write_waits_without_shared_data", 120, failover::read_write_waits_without_shared_data),
     scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed),
+    scenario("writer_stuck_in_fsync_goes_with_its_pod", 120, deletion::writer_stuck_in_fsync),
+    scenario(
+        "writer_stuck_in_fsync_goes_though_a_stranger_sees_it",
+        120,
+        deletion::writer_stuck_in_fsync_seen_by_a_stranger,
+    ),
     scenario("agent_killed_while_pod_reads", 120, adoption::agent_killed_while_pod_reads),
     scenario("agent_restarted_while_server_is_dead", 120, adoption::agent_restarted_while_server_is_dead),
     scenario("first_target_is_preferred", 90, failover::first_target_is_preferred),
