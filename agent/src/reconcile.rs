@@ -262,11 +262,18 @@ impl Reconciler {
     fn execute(&mut self, lane: Lane, steps: Vec<Step>) {
         self.busy.insert(lane.clone(), steps.clone());
         let (host, desired, events) = (self.host.clone(), self.desired.clone(), self.events.clone());
-        tokio::spawn(async move {
-            // The loop ends before its executors only when the process does.
+        // The loop ends before its executors only when the process does: nobody minds what can't be sent then.
+        let work = async move {
             for step in steps {
                 let result = host.perform(&step, &desired).await;
                 let _ = events.send(Event::Did { step, result }).await;
+            }
+        };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            // A panic ends the step, not the lane.
+            if let Err(panic) = tokio::spawn(work).await {
+                error!("a step of {lane:?} ended in a bug: {panic}");
             }
             let _ = events.send(Event::Free(lane)).await;
         });
