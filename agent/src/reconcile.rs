@@ -145,16 +145,10 @@ impl Reconciler {
             Event::Publish(publication, reply) => self.publish(publication, reply),
             Event::Unpublish { target_path, reply } => self.unpublish(&target_path, reply),
             Event::Report(reply) => {
-                if let Ok(observed) = self.observe() {
+                match self.observe() {
                     // A caller that has gone away needs no answer.
-                    let _ = reply.send(report(
-                        &self.node,
-                        &self.desired,
-                        &observed,
-                        &self.problems,
-                        &self.host,
-                        (self.clock)(),
-                    ));
+                    Ok(observed) => drop(reply.send(self.report(&observed))),
+                    Err(error) => error!("look at the host: {error}"),
                 }
                 return false;
             }
@@ -163,6 +157,13 @@ impl Reconciler {
             Event::Free(lane) => drop(self.busy.remove(&lane)),
         }
         true
+    }
+
+    fn report(&self, observed: &Observed) -> Report {
+        let failing = self.setbacks.iter().filter(|(_, setback)| !setback.said.is_empty());
+        let failing = failing.map(|(step, setback)| format!("failing, tried again: {step}: {}", setback.said));
+        let problems = self.problems.iter().map(|problem| format!("refused: {problem}")).chain(failing).collect();
+        report(&self.node, &self.desired, observed, problems, &self.host, (self.clock)())
     }
 
     fn take_files(&mut self, files: Vec<Located>, bad: Vec<Problem>) {
@@ -261,11 +262,18 @@ impl Reconciler {
     fn execute(&mut self, lane: Lane, steps: Vec<Step>) {
         self.busy.insert(lane.clone(), steps.clone());
         let (host, desired, events) = (self.host.clone(), self.desired.clone(), self.events.clone());
-        tokio::spawn(async move {
-            // The loop ends before its executors only when the process does.
+        // The loop ends before its executors only when the process does: nobody minds what can't be sent then.
+        let work = async move {
             for step in steps {
                 let result = host.perform(&step, &desired).await;
                 let _ = events.send(Event::Did { step, result }).await;
+            }
+        };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            // A panic ends the step, not the lane.
+            if let Err(panic) = tokio::spawn(work).await {
+                error!("a step of {lane:?} ended in a bug: {panic}");
             }
             let _ = events.send(Event::Free(lane)).await;
         });
@@ -289,7 +297,7 @@ impl Reconciler {
                         Arc::make_mut(&mut self.desired).publications.remove(id);
                         info!(%id, "unpublished");
                     }
-                    step => info!("done: {step:?}"),
+                    step => info!("done: {step}"),
                 }
                 self.setbacks.remove(&step);
             }
@@ -304,9 +312,9 @@ impl Reconciler {
                 let delay = Duration::from_millis(500) * 2u32.pow(setback.count.min(7) - 1);
                 setback.until = (self.clock)() + delay;
                 if setback.said == message {
-                    debug!("still failing: {step:?}: {message}");
+                    debug!("still failing: {step}: {message}");
                 } else {
-                    warn!("failed, will try again: {step:?}: {message}");
+                    warn!("failed, will try again: {step}: {message}");
                     setback.said.clone_from(&message);
                 }
                 self.tell_publishers(&step, &message, error.definite());

@@ -8,7 +8,6 @@ use moorline_shared::report::{
     MountReport, PublicationReport, PublicationState, Report, ServerState, ShareReport, TunnelReport, TunnelState,
 };
 use moorline_shared::share::Share;
-use moorline_shared::yaml::Problem;
 
 use crate::host::Host;
 
@@ -16,7 +15,7 @@ pub(crate) fn report(
     node: &str,
     desired: &Desired,
     observed: &Observed,
-    problems: &[Problem],
+    problems: Vec<String>,
     host: &Host,
     now: Moment,
 ) -> Report {
@@ -31,7 +30,7 @@ pub(crate) fn report(
             .map(|publication| publication_report(publication, observed))
             .collect(),
         tunnels: tunnels(desired, observed, host, now),
-        problems: problems.iter().map(ToString::to_string).collect(),
+        problems,
     }
 }
 

@@ -149,6 +149,13 @@ mod tests {
     }
 
     #[test]
+    fn objects_survive_a_restart_with_their_keys() {
+        let (objects, _) = revise(&Objects::default(), &(gateway("10.0.0.1") + &share("/data", "['*']")), false);
+        let text = serde_json::to_string(&objects).unwrap();
+        assert_eq!(serde_json::from_str::<Objects>(&text).unwrap(), objects);
+    }
+
+    #[test]
     fn of_two_objects_with_one_name_the_second_is_refused() {
         let (_, problems) = revise(&Objects::default(), &(gateway("10.0.0.1") + "---\n" + &gateway("10.0.0.2")), false);
         assert_eq!(problems.len(), 1, "{problems:?}");

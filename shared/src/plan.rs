@@ -2,6 +2,7 @@
 //! once; what follows from it is planned when the next round has seen it done. Applied twice, it does nothing twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::gateway::Gateway;
 use crate::health::Health;
@@ -45,6 +46,24 @@ pub enum Step {
         superblock: SuperblockId,
         abort: bool,
     },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MakeNamespace(id) => write!(f, "make the network namespace {id}"),
+            Self::AttachTunnel(id) => write!(f, "attach the tunnel of {id}"),
+            Self::Fence(id) => write!(f, "fence {id}"),
+            Self::RemoveNamespace(id) => write!(f, "remove the network namespace {id}"),
+            Self::Mount(id) => write!(f, "mount {id}"),
+            Self::Publish(id, superblock) => write!(f, "publish {id} from {superblock}"),
+            Self::Replace { old, new } => write!(f, "put {new} in the place of {old}"),
+            Self::Abort(id) => write!(f, "abort {id}"),
+            Self::Unpublish(id) => write!(f, "unpublish {id}"),
+            Self::Retire { superblock, abort: false } => write!(f, "retire {superblock}"),
+            Self::Retire { superblock, abort: true } => write!(f, "abort and retire {superblock}"),
+        }
+    }
 }
 
 /// Steps of one lane run one after the other; lanes run side by side, so a step that blocks delays only its own.
@@ -108,6 +127,8 @@ pub enum Waiting {
     NoSuccessor,
     /// The server in force is away, and its gateway does not say that the others hold the same data.
     DataNotShared,
+    /// It was given a successor, and not all of it is there yet.
+    Moving,
 }
 
 impl Waiting {
@@ -120,6 +141,9 @@ impl Waiting {
             ),
             Self::NoSuccessor => format!(
                 "Share {name} waits: its server is away, and no other target of Gateway {gateway} answers; I/O blocks until one does"
+            ),
+            Self::Moving => format!(
+                "Share {name} is moving to another target of Gateway {gateway}: I/O blocks until its mounts there are made"
             ),
             Self::DataNotShared => format!(
                 "Share {name} waits: its server is away, and Gateway {gateway} does not say that its targets share their data (sharedData: true), so a ReadWrite share stays where it is; I/O blocks until the server is back"
@@ -145,6 +169,7 @@ pub fn waiting(desired: &Desired, observed: &Observed, now: Moment, share: &Shar
     match view.seat(share) {
         Seat::Waiting(waiting) => Some(waiting),
         Seat::At { namespace, .. } if view.away(&namespace) => Some(view.why_it_stays(share)),
+        Seat::At { epoch, .. } if view.left_behind(share, epoch) => Some(Waiting::Moving),
         Seat::At { .. } => None,
     }
 }
@@ -327,6 +352,11 @@ impl<'a> View<'a> {
     /// Those that are there, about to be, or not quite gone.
     fn all_superblocks(&self) -> impl Iterator<Item = &'a SuperblockId> + use<'a> {
         self.observed.superblocks.iter().chain(&self.observed.beginning).chain(&self.observed.ending)
+    }
+
+    /// A wanted publication still rests on an earlier epoch.
+    fn left_behind(&self, share: &Share, epoch: u32) -> bool {
+        self.observed.superblocks.iter().any(|id| id.share == share.name && id.epoch < epoch && self.needed(id))
     }
 
     fn shares_in_use(&self) -> impl Iterator<Item = &'a Share> + use<'a> {

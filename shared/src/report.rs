@@ -15,7 +15,7 @@ pub struct Report {
     pub mounts: Vec<MountReport>,
     pub publications: Vec<PublicationReport>,
     pub tunnels: Vec<TunnelReport>,
-    /// What is wrong with the objects' files, as it is said in the log.
+    /// What is wrong with the objects' files, and which steps fail, as it is said in the log.
     pub problems: Vec<String>,
 }
 
