@@ -7,6 +7,8 @@ pub struct Mount {
     pub point: String,
     pub kind: String,
     pub source: String,
+    /// The mount's own options.
+    pub own: String,
     /// The mount's own options, then the superblock's.
     pub options: String,
     /// major:minor of the superblock.
@@ -34,6 +36,7 @@ fn parse(line: &str) -> Option<Mount> {
         device: (*left.get(2)?).into(),
         kind: (*right.first()?).into(),
         source: (*right.get(1)?).into(),
+        own: (*left.get(5)?).into(),
         options: format!("{},{}", left.get(5)?, right.get(2)?),
     })
 }
@@ -47,6 +50,7 @@ mod tests {
         let line = "36 35 98:0 /sub /mnt\\040a ro,noatime master:1 - nfs4 10.90.0.1:/datasets rw,vers=4.1";
         let mount = parse(line).unwrap();
         assert_eq!((mount.point.as_str(), mount.kind.as_str(), mount.device.as_str()), ("/mnt a", "nfs4", "98:0"));
+        assert_eq!(mount.own, "ro,noatime");
         assert_eq!(mount.options, "ro,noatime,rw,vers=4.1");
         assert_eq!(mount.source, "10.90.0.1:/datasets");
     }
