@@ -58,6 +58,8 @@ pub struct Copies {
 pub struct Server {
     pub first_asked: Moment,
     pub last_answer: Option<Moment>,
+    /// When it answered for the first time since it was last away, or ever.
+    pub alive_since: Moment,
     /// Questions in a row that got no answer.
     pub misses: u32,
 }
@@ -73,10 +75,37 @@ pub enum Liveness {
 /// A server is away after this long without an answer, provided that at least two questions went unanswered.
 pub const AWAY_AFTER: Duration = Duration::from_secs(4);
 
+/// A server that was away itself takes over only after this long: when the node's uplink returns, the tunnels that were
+/// cut come back one by one, each with its next handshake.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(10);
+
 impl Server {
+    pub fn asked(&mut self, now: Moment, answered: bool) {
+        if !answered {
+            self.misses += 1;
+            return;
+        }
+        if self.liveness(now) != Liveness::Alive {
+            self.alive_since = now;
+        }
+        (self.last_answer, self.misses) = (Some(now), 0);
+    }
+
+    /// Whether it may take the place of `old`. It must have been there nearly all the while that `old` was silent, or
+    /// long enough since; and it must have answered after `old` was given up, or what is known of it is from before.
+    pub fn may_succeed(&self, old: &Self, now: Moment) -> bool {
+        let was_there =
+            self.alive_since <= old.silent_since() + AWAY_AFTER / 2 || now >= self.alive_since + SETTLED_AFTER;
+        was_there && self.last_answer.is_some_and(|at| at >= old.given_up())
+    }
+
+    fn silent_since(&self) -> Moment {
+        self.last_answer.unwrap_or(self.first_asked)
+    }
+
     /// The earliest moment at which its silence can have been taken for its absence.
     pub fn given_up(&self) -> Moment {
-        self.last_answer.unwrap_or(self.first_asked) + AWAY_AFTER
+        self.silent_since() + AWAY_AFTER
     }
 
     pub fn liveness(&self, now: Moment) -> Liveness {

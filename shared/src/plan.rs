@@ -9,7 +9,7 @@ use crate::health::Health;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
 use crate::name::Name;
 use crate::objects::Objects;
-use crate::observed::{Layer, Liveness, Moment, Observed, Server, Tunnel};
+use crate::observed::{Layer, Liveness, Moment, Observed, Tunnel};
 use crate::publication::Publication;
 use crate::share::{Access, Share};
 
@@ -307,11 +307,12 @@ impl<'a> View<'a> {
         if !cut_off && !self.away(&current.namespace) {
             return stay;
         }
-        // A successor must have answered since the server in force was given up: when the node's own uplink is down,
-        // all that is known of the others is from before.
-        let given_up = self.observed.servers.get(&current.namespace).map_or(Moment::ZERO, Server::given_up);
-        let answered = |id: &NamespaceId| self.observed.servers.get(id).and_then(|server| server.last_answer);
-        let successor = |target: TargetId| ready(&target).filter(|id| answered(id).is_some_and(|at| at >= given_up));
+        let old = self.observed.servers.get(&current.namespace);
+        let may_succeed = |id: &NamespaceId| {
+            let server = self.observed.servers.get(id);
+            server.is_some_and(|server| old.is_none_or(|old| server.may_succeed(old, self.now)))
+        };
+        let successor = |target: TargetId| ready(&target).filter(may_succeed);
         match self.may_serve(share).find_map(successor) {
             Some(namespace) if namespace != current.namespace => Seat::At { epoch: current.epoch + 1, namespace },
             _ if cut_off => Seat::Waiting(Waiting::NoSuccessor),

@@ -45,11 +45,7 @@ impl Reconciler {
         let now = (self.clock)();
         let Some(server) = self.servers.get_mut(namespace) else { return false };
         let before = server.liveness(now);
-        if answered {
-            (server.last_answer, server.misses) = (Some(now), 0);
-        } else {
-            server.misses += 1;
-        }
+        server.asked(now, answered);
         let after = server.liveness(now);
         if before != after {
             info!(%namespace, "the server was {before:?} and is {after:?}");

@@ -173,11 +173,7 @@ impl World {
                 .servers
                 .entry(id.clone())
                 .or_insert(Server { first_asked: self.now, ..Server::default() });
-            if self.alive[usize::from(id.target.target.as_str() == "b")] {
-                (server.last_answer, server.misses) = (Some(self.now), 0);
-            } else {
-                server.misses += 1;
-            }
+            server.asked(self.now, self.alive[usize::from(id.target.target.as_str() == "b")]);
         }
     }
 
@@ -418,6 +414,12 @@ fn when_every_server_falls_silent_at_once_nothing_is_fenced_and_nothing_moves() 
     world.probe();
     world.apply(&Op::ServerDies(1));
     (0..30).for_each(|_| world.second(0, 0));
+    assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
+    // It comes back, and the tunnel of the successor is the first to.
+    world.apply(&Op::ServerReturns(1));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerReturns(0));
+    (0..20).for_each(|_| world.second(0, 0));
     assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
     assert!(world.observed.superblocks.iter().all(|id| id.epoch == 1));
     world.settle();

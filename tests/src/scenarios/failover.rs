@@ -108,7 +108,7 @@ pub(super) fn a_lost_uplink_fences_nobody() {
     let stays = || {
         let status = agent.status();
         let namespaces = status["tunnels"].as_array().cloned().unwrap_or_default();
-        let fenced = namespaces.iter().any(|tunnel| tunnel["state"] == "fenced");
+        let fenced = namespaces.iter().any(|tunnel| tunnel["state"] == "Fenced");
         let target = agent.target("checkpoints");
         if target == first && !fenced { Ok(()) } else { Err(status) }
     };
