@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::command::sh;
+use crate::command::{run_with_input, sh};
 use crate::kit;
 use crate::namespace::Namespace;
 use crate::node::{self, Key, Node};
@@ -170,6 +170,15 @@ impl Site {
     #[track_caller]
     pub fn delay(&self, time: Duration) {
         self.netem(&format!("delay {}ms limit 100000", time.as_millis()));
+    }
+
+    /// The node's own way out is gone: to these sites at one moment, however busy the machine is. What they still send
+    /// nobody has asked for.
+    #[track_caller]
+    pub fn cut_uplink(sites: &[&Self]) {
+        let lines: String =
+            sites.iter().map(|site| format!("qdisc replace dev {} root netem loss 100%\n", link(&site.name))).collect();
+        run_with_input("tc", ["-batch", "-"], &lines);
     }
 
     #[track_caller]

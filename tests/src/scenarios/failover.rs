@@ -113,11 +113,10 @@ pub(super) fn a_lost_uplink_fences_nobody() {
         if target == first && !fenced { Ok(()) } else { Err(status) }
     };
 
-    // The other is the last to go and the first to be back: whatever can make it look the better one.
-    serving.blackhole();
-    other.blackhole();
+    Site::cut_uplink(&[&serving, &other]);
     throughout("nobody is fenced while all are away", seconds(12), stays);
     pod.blocks_in_fsync(seconds(1));
+    // The other is the first to be back, as it is where its tunnel's next handshake comes first.
     other.heal();
     serving.heal();
 

@@ -32,7 +32,7 @@ pub const ALL: &[Scenario] = &[
     scenario("writer_stuck_in_fsync_goes_with_its_pod", 180, deletion::writer_stuck_in_fsync),
     scenario(
         "writer_stuck_in_fsync_goes_though_a_stranger_sees_it",
-        120,
+        180,
         deletion::writer_stuck_in_fsync_seen_by_a_stranger,
     ),
     scenario("a_lost_uplink_fences_nobody", 180, failover::a_lost_uplink_fences_nobody),
