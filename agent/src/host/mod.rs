@@ -42,6 +42,8 @@ pub enum StepError {
     Record(#[source] io::Error),
     #[error("find the containers that hold {0}")]
     Places(String, #[source] io::Error),
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<StepError>),
     #[error("{0} is no longer configured")]
     Gone(String),
 }
@@ -203,7 +205,9 @@ impl Host {
                 LOCAL,
             )
         });
-        futures_util::future::join_all(hands).await.into_iter().collect()
+        let failures: Vec<StepError> =
+            futures_util::future::join_all(hands).await.into_iter().filter_map(Result::err).collect();
+        if failures.is_empty() { Ok(()) } else { Err(StepError::Several(failures)) }
     }
 
     async fn hand(&self, work: Work, deadline: Duration) -> Result<(), StepError> {
