@@ -67,7 +67,7 @@ struct Run {
     #[arg(long, default_value_t = 420)]
     limit: u64,
     /// Scenarios at once
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     jobs: usize,
     /// Use a guest even where the kernel has NFS
     #[arg(long)]
@@ -84,7 +84,7 @@ struct Inside {
     kit: PathBuf,
     #[arg(long)]
     results: PathBuf,
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     jobs: usize,
     #[arg(long)]
     color: bool,
