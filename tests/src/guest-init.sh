@@ -12,7 +12,7 @@ mkdir -p /dev/pts /dev/shm /run/modules/lib/modules /run/results
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 ln -s "$GUEST_MODULES" "/run/modules/lib/modules/$(uname -r)"
-for module in overlay nfsv4 nfsd tun veth sch_netem fuse; do
+for module in overlay nfsv4 nfsd tun veth bridge nf_tables sch_netem fuse; do
   modprobe -d /run/modules "$module" || echo "no module $module"
 done
 mkdir -p /dev/net

@@ -25,3 +25,4 @@ pub mod scenarios;
 pub mod seccomp;
 pub mod site;
 pub mod wait;
+pub mod wire;

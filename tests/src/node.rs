@@ -3,8 +3,10 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::command::{run, run_with_input, sh};
+use crate::wire::Wire;
 
 /// The node's address inside every tunnel.
 pub const INNER: &str = "10.90.0.2";
@@ -13,6 +15,7 @@ pub const INNER: &str = "10.90.0.2";
 pub struct Node {
     name: String,
     key: Key,
+    wire: Rc<Wire>,
     links: Cell<u8>,
 }
 
@@ -42,7 +45,7 @@ impl Node {
     #[track_caller]
     pub fn new(name: &str) -> Self {
         sh(&format!("hostname {name}"));
-        Self { name: name.into(), key: Key::new(), links: Cell::new(0) }
+        Self { name: name.into(), key: Key::new(), wire: Rc::new(Wire::new()), links: Cell::new(0) }
     }
 
     pub fn name(&self) -> &str {
@@ -51,6 +54,11 @@ impl Node {
 
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// What leads to its sites.
+    pub fn wire(&self) -> Rc<Wire> {
+        self.wire.clone()
     }
 
     /// The number of the next site: its addresses follow from it.

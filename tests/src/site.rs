@@ -1,26 +1,27 @@
 //! A storage site: the kernel's NFS server behind a WireGuard peer, in namespaces of its own.
 //!
 //! ```text
-//!   node                             site (network, mount and UTS namespace, hostname of its own)
-//!   up-NAME 192.0.2.2/30 ── veth ── eth0 192.0.2.1/30     the underlay: UDP 51820, faults happen here
-//!   TUN     10.90.0.2    ╌ tunnel ╌ wg0  10.90.N.1        nfsd, mountd, nfsdcld
+//!   node                       the wire                  site (network, mount and UTS namespace, hostname of its own)
+//!   up-NAME 192.0.2.2/30 ── n-NAME bridge s-NAME ── eth0 192.0.2.1/30     the underlay: UDP 51820
+//!   TUN     10.90.0.2    ╌╌╌╌╌╌╌╌ tunnel ╌╌╌╌╌╌╌╌ wg0  10.90.N.1        nfsd, mountd, nfsdcld
 //! ```
-//! Faults are netem's and not nftables': a guest's kernel may know no nftables family for IP, and a sender must not be
-//! told that its packet was dropped.
+//! Faults happen on the wire, where nobody is told: see `wire.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::command::{run_with_input, sh};
+use crate::command::sh;
 use crate::kit;
 use crate::namespace::Namespace;
 use crate::node::{self, Key, Node};
 use crate::wait::{eventually, seconds};
+use crate::wire::Wire;
 
 const PORT: u16 = 51820;
 /// What every site exports unless told otherwise.
@@ -81,6 +82,7 @@ pub struct Site {
     number: u8,
     key: Key,
     tree: Tree,
+    wire: Rc<Wire>,
     inside: Namespace,
     records_daemon: Child,
 }
@@ -98,10 +100,11 @@ impl Site {
         let number = node.next_link();
         let inside = Namespace::new(&format!("site-{name}"));
         let key = Key::new();
-        underlay(name, number, &inside);
+        let wire = node.wire();
+        wire.join(name, &inside, &outer(number, 2), &outer(number, 1));
         tunnel(&inside, number, &key, &node.key().public);
         let records_daemon = serve(&inside, &tree);
-        let site = Self { name: name.into(), number, key, tree, inside, records_daemon };
+        let site = Self { name: name.into(), number, key, tree, wire, inside, records_daemon };
         site.wait_until_serving();
         site
     }
@@ -157,34 +160,28 @@ impl Site {
     /// Nothing passes between node and site any more, either way, and nobody is told.
     #[track_caller]
     pub fn blackhole(&self) {
-        self.netem("loss 100%");
+        self.wire.silence(&[&self.name]);
     }
 
     /// The opposite of [`Self::blackhole`] and [`Self::delay`].
     #[track_caller]
     pub fn heal(&self) {
-        self.netem("delay 0ms");
+        self.wire.restore(&self.name);
     }
 
     /// Every packet takes so much longer, each way.
     #[track_caller]
     pub fn delay(&self, time: Duration) {
-        self.netem(&format!("delay {}ms limit 100000", time.as_millis()));
+        self.wire.delay(&self.name, time);
     }
 
-    /// The node's own way out is gone: to these sites at one moment, however busy the machine is. What they still send
-    /// nobody has asked for.
+    /// The node's own way out is gone: to these sites at one moment, however busy the machine is.
     #[track_caller]
     pub fn cut_uplink(sites: &[&Self]) {
-        let lines: String =
-            sites.iter().map(|site| format!("qdisc replace dev {} root netem loss 100%\n", link(&site.name))).collect();
-        run_with_input("tc", ["-batch", "-"], &lines);
-    }
-
-    #[track_caller]
-    fn netem(&self, what: &str) {
-        sh(&format!("tc qdisc replace dev {} root netem {what}", link(&self.name)));
-        self.inside.sh(&format!("tc qdisc replace dev eth0 root netem {what}"));
+        let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
+        if let Some(first) = sites.first() {
+            first.wire.silence(&names);
+        }
     }
 
     /// A server that has just started accepts connections before it answers; its port is the first sign.
@@ -196,30 +193,9 @@ impl Site {
     }
 }
 
-fn link(site: &str) -> String {
-    format!("up-{site}")
-}
-
 /// Address `host` (1 the site's, 2 the node's) in the underlay of site `number`.
 fn outer(number: u8, host: u8) -> String {
     format!("192.0.2.{}", 4 * number + host)
-}
-
-#[track_caller]
-fn underlay(name: &str, number: u8, inside: &Namespace) {
-    let (link, pid, ours, theirs) = (link(name), inside.pid(), outer(number, 2), outer(number, 1));
-    sh(&format!(
-        "ip link add {link} type veth peer name eth0 netns {pid}
-         ip addr add {ours}/30 dev {link}
-         ip link set {link} up"
-    ));
-    inside.sh(&format!("ip addr add {theirs}/30 dev eth0; ip link set eth0 up; ip route add default via {ours}"));
-    // Neighbours are pinned: in a blackhole ARP would give up, and senders would be told what a real network hides.
-    let address = |show: String| show.split_whitespace().nth(2).map(str::to_owned).unwrap_or_default();
-    let our_mac = address(sh(&format!("ip -br link show {link}")));
-    let their_mac = address(inside.sh("ip -br link show eth0"));
-    sh(&format!("ip neigh replace {theirs} lladdr {their_mac} dev {link} nud permanent"));
-    inside.sh(&format!("ip neigh replace {ours} lladdr {our_mac} dev eth0 nud permanent"));
 }
 
 #[track_caller]

@@ -155,7 +155,7 @@ fn sources(options: &Run) -> io::Result<Sources> {
 
 /// Both halves: the client and the server.
 fn kernel_has_nfs() -> bool {
-    for module in ["nfsv4", "nfsd", "tun", "veth", "sch_netem", "overlay"] {
+    for module in ["nfsv4", "nfsd", "tun", "veth", "bridge", "nf_tables", "sch_netem", "overlay"] {
         // Built in, loaded, or not there: the list of file systems tells.
         let _ = Command::new("modprobe").args(["--quiet", module]).status();
     }
