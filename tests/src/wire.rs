@@ -22,7 +22,7 @@ impl Wire {
             "table bridge faults {
                set silenced { type ifname; }
                chain forward {
-                 type filter hook forward priority 0; policy accept;
+                 type filter hook forward priority filter; policy accept;
                  iifname @silenced drop
                }
              }",
