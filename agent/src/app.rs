@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -43,6 +44,10 @@ pub enum AppError {
     Listen(String, #[source] io::Error),
     #[error("the reconcile loop has ended: a bug; the log above says where")]
     Loop,
+    #[error("serve kubelet")]
+    Serve(#[source] tonic::transport::Error),
+    #[error("kubelet's sockets are served no more: a bug; the log above says where")]
+    Sockets,
     #[error("wait for signals")]
     Signals(#[source] io::Error),
 }
@@ -63,21 +68,21 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let started = boot_clock();
     let reconciler =
         Reconciler::new(settings.node.clone(), host, started, events.clone()).map_err(AppError::Prepare)?;
-    let (objects, problems) = directory.read().map_err(config_error)?;
+    let reading = directory.read().map_err(config_error)?;
     // The channel is empty and the loop owns its other end.
-    let _ = events.send(Event::Objects(objects, problems)).await;
+    let _ = events.send(Event::Objects(reading)).await;
     let mut reconciling = tokio::spawn(reconciler.run(inbox));
 
     let reader = events.clone();
     tokio::spawn(async move {
         while changes.next().await.is_some() {
             match directory.read() {
-                Ok((objects, problems)) => drop(reader.send(Event::Objects(objects, problems)).await),
+                Ok(reading) => drop(reader.send(Event::Objects(reading)).await),
                 Err(error) => error!("read the objects again: {error}; what was running goes on"),
             }
         }
     });
-    serve(&settings, &paths, &events)?;
+    let mut serving = serve(&settings, &paths, &events)?;
     info!(node = settings.node, "moorline agent is ready");
     tokio::select! {
         signalled = stopped() => {
@@ -87,6 +92,11 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         }
         // It never ends by itself. An agent that decides nothing is worse than none: the next one adopts what is there.
         _ = &mut reconciling => Err(AppError::Loop),
+        // Nor does this.
+        ended = serving.join_next() => match ended {
+            Some(Ok(Err(error))) => Err(AppError::Serve(error)),
+            _ => Err(AppError::Sockets),
+        },
     }
 }
 
@@ -110,7 +120,10 @@ async fn lock(paths: &Paths) -> Result<Flock<File>, AppError> {
     }
 }
 
-fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Result<(), AppError> {
+type Serving = JoinSet<Result<(), tonic::transport::Error>>;
+
+fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Result<Serving, AppError> {
+    let mut serving = JoinSet::new();
     tokio::spawn(api::serve(listen(&paths.api_socket())?, events.clone()));
 
     let node =
@@ -119,11 +132,7 @@ fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Re
     let services = Server::builder()
         .add_service(proto::identity_server::IdentityServer::new(csi::Identity))
         .add_service(proto::node_server::NodeServer::new(node));
-    tokio::spawn(async move {
-        if let Err(error) = services.serve_with_incoming(UnixListenerStream::new(listener)).await {
-            error!("serve CSI: {error}");
-        }
-    });
+    serving.spawn(services.serve_with_incoming(UnixListenerStream::new(listener)));
 
     // Without a kubelet there is nobody to register with.
     if paths.registration_socket().parent().is_some_and(Path::is_dir) {
@@ -131,15 +140,11 @@ fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Re
         let listener = listen(&paths.registration_socket())?;
         let service = Server::builder()
             .add_service(registration_proto::registration_server::RegistrationServer::new(registration));
-        tokio::spawn(async move {
-            if let Err(error) = service.serve_with_incoming(UnixListenerStream::new(listener)).await {
-                error!("serve kubelet's registration: {error}");
-            }
-        });
+        serving.spawn(service.serve_with_incoming(UnixListenerStream::new(listener)));
     } else {
         warn!("{} is not there: no kubelet will know the driver", paths.registration_socket().display());
     }
-    Ok(())
+    Ok(serving)
 }
 
 /// A socket for root alone, in the place of one that an earlier agent left.

@@ -9,6 +9,15 @@ use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use moorline_shared::yaml::{Located, Problem, parse};
 
+/// What all files say.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    pub(crate) objects: Vec<Located>,
+    pub(crate) problems: Vec<Problem>,
+    /// A file is bad, and what it said before is not known to this process.
+    pub(crate) incomplete: bool,
+}
+
 /// What each file last said without an error.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -22,8 +31,8 @@ impl Directory {
     }
 
     /// Reads all files anew. Of a bad one, what it said before stays in force; one that is gone says nothing.
-    pub(crate) fn read(&mut self) -> io::Result<(Vec<Located>, Vec<Problem>)> {
-        let mut problems = Vec::new();
+    pub(crate) fn read(&mut self) -> io::Result<Reading> {
+        let mut reading = Reading::default();
         let mut next = BTreeMap::new();
         for path in files(&self.path)? {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -39,15 +48,17 @@ impl Directory {
             match text.and_then(|text| parse(&name, &text)) {
                 Ok(objects) => drop(next.insert(name, objects)),
                 Err(problem) => {
-                    problems.push(problem);
-                    if let Some(before) = self.good.remove(&name) {
-                        next.insert(name, before);
+                    reading.problems.push(problem);
+                    match self.good.remove(&name) {
+                        Some(before) => drop(next.insert(name, before)),
+                        None => reading.incomplete = true,
                     }
                 }
             }
         }
         self.good = next;
-        Ok((self.good.values().flatten().cloned().collect(), problems))
+        reading.objects = self.good.values().flatten().cloned().collect();
+        Ok(reading)
     }
 
     /// Wakes up for each change. A ConfigMap changes by the swap of a symlink in its directory, which is a move.

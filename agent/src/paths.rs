@@ -42,6 +42,10 @@ impl Paths {
         self.node().join("fenced")
     }
 
+    pub fn fence(&self, id: &NamespaceId) -> PathBuf {
+        self.fenced().join(id.to_string())
+    }
+
     pub fn publications(&self) -> PathBuf {
         self.node().join("publications")
     }

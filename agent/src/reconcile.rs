@@ -13,11 +13,12 @@ use moorline_shared::observed::{Moment, Observed, Server};
 use moorline_shared::plan::{self, Desired, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
-use moorline_shared::yaml::{Located, Problem};
+use moorline_shared::yaml::Problem;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, error, info, warn};
 
+use crate::config::Reading;
 use crate::host::{Host, StepError};
 use crate::report::report;
 
@@ -29,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const IDLE_LOOK: Duration = Duration::from_secs(5);
 
 pub(crate) enum Event {
-    Objects(Vec<Located>, Vec<Problem>),
+    Objects(Reading),
     Publish(Publication, Reply),
     Unpublish {
         target_path: String,
@@ -64,9 +65,7 @@ pub(crate) struct Reconciler {
     clock: Clock,
     events: mpsc::Sender<Event>,
     desired: Arc<Desired>,
-    /// What the files last said, and which of them could not be read.
-    files: Vec<Located>,
-    bad_files: Vec<Problem>,
+    files: Reading,
     problems: Vec<Problem>,
     /// Shares that rest on a mount, as they were when the files were last held against them.
     in_use: BTreeSet<Name>,
@@ -93,15 +92,14 @@ impl Reconciler {
         if !publications.is_empty() {
             info!(count = publications.len(), "adopting the publications of an earlier agent");
         }
-        let objects = host.objects()?;
+        let objects = host.objects();
         Ok(Self {
             node,
             host,
             clock,
             events,
             desired: Arc::new(Desired { objects, publications }),
-            files: Vec::new(),
-            bad_files: Vec::new(),
+            files: Reading::default(),
             problems: Vec::new(),
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
@@ -141,7 +139,7 @@ impl Reconciler {
     /// Takes an event in, and says whether anything may follow from it.
     fn handle(&mut self, event: Event) -> bool {
         match event {
-            Event::Objects(files, bad) => self.take_files(files, bad),
+            Event::Objects(files) => self.take_files(files),
             Event::Publish(publication, reply) => self.publish(publication, reply),
             Event::Unpublish { target_path, reply } => self.unpublish(&target_path, reply),
             Event::Report(reply) => {
@@ -166,8 +164,8 @@ impl Reconciler {
         report(&self.node, &self.desired, observed, problems, &self.host, (self.clock)())
     }
 
-    fn take_files(&mut self, files: Vec<Located>, bad: Vec<Problem>) {
-        (self.files, self.bad_files) = (files, bad);
+    fn take_files(&mut self, files: Reading) {
+        self.files = files;
         match self.observe() {
             Ok(observed) => self.revise(&observed),
             Err(error) => error!("look at the host: {error}; the objects are not read anew"),
@@ -177,8 +175,9 @@ impl Reconciler {
     /// Holds the files against what is in use: that does not change, everything else follows them.
     fn revise(&mut self, observed: &Observed) {
         self.in_use = shares_in_use(observed);
-        let (objects, contradictions) = self.desired.objects.revise(&self.files, &self.in_use);
-        let problems: Vec<Problem> = self.bad_files.iter().cloned().chain(contradictions).collect();
+        let Reading { objects: files, problems: bad, incomplete } = &self.files;
+        let (objects, contradictions) = self.desired.objects.revise(files, *incomplete, &self.in_use);
+        let problems: Vec<Problem> = bad.iter().cloned().chain(contradictions).collect();
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             error!("refused: {problem}; what was running goes on");
         }
@@ -194,9 +193,15 @@ impl Reconciler {
                 .objects
                 .gateways
                 .get(gateway)
-                .is_some_and(|old| objects.gateways.get(gateway).is_some_and(|new| new != old))
+                .is_some_and(|old| objects.gateways.get(gateway).is_some_and(|new| !new.extends(old)))
         };
-        let stale = observed.namespaces.keys().filter(changed).map(|id| self.host.fence(id));
+        // Those that are only about to be made were asked for by the old Gateway as well.
+        let about_to_be = self.busy.values().flatten().filter_map(|step| match step {
+            Step::MakeNamespace(id) | Step::AttachTunnel(id) => Some(id),
+            _ => None,
+        });
+        let led: BTreeSet<&NamespaceId> = observed.namespaces.keys().chain(about_to_be).collect();
+        let stale = led.into_iter().filter(changed).map(|id| self.host.fence(id));
         for failure in stale.chain([self.host.keep_objects(&objects)]).filter_map(Result::err) {
             error!("{}", chain(&failure));
         }
@@ -224,6 +229,7 @@ impl Reconciler {
         } else {
             self.revise(&observed);
         }
+        self.reconsider(&observed);
         self.probe(&observed);
         self.answer(&observed, now);
         self.say_what_waits(&observed, now);

@@ -1,7 +1,7 @@
 //! The agent's view, as `moorline status` shows it.
 
 use moorline_shared::id::{SuperblockId, User};
-use moorline_shared::observed::{Layer, Liveness, Moment, Observed, Tunnel};
+use moorline_shared::observed::{Liveness, Moment, Observed, Tunnel};
 use moorline_shared::plan::{self, Desired};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::{
@@ -61,8 +61,7 @@ fn mount_report(id: &SuperblockId, desired: &Desired, observed: &Observed, now: 
 }
 
 fn publication_report(publication: &Publication, observed: &Observed) -> PublicationReport {
-    let there =
-        matches!(observed.published.get(&publication.id()).and_then(|layers| layers.last()), Some(Layer::Ours(_)));
+    let there = observed.is_published(publication.id());
     PublicationReport {
         id: publication.id().to_string(),
         share: publication.share.to_string(),

@@ -22,7 +22,7 @@ impl Exit {
         match error {
             AppError::Config(..) => Self::BadInput,
             AppError::Lock(..) | AppError::Prepare(_) | AppError::Listen(..) => Self::Host,
-            AppError::Signals(_) | AppError::Loop => Self::Failed,
+            AppError::Signals(_) | AppError::Loop | AppError::Serve(_) | AppError::Sockets => Self::Failed,
         }
     }
 }

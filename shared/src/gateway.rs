@@ -19,6 +19,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// Whether it takes nothing away from `old` and changes nothing of it: further targets may be named after those that
+    /// were, and what was said of none may now be said of all, that they hold the same data.
+    pub fn extends(&self, old: &Self) -> bool {
+        self.tunnel == old.tunnel && self.targets.starts_with(&old.targets) && self.shared_data >= old.shared_data
+    }
+
     pub fn target(&self, name: &Name) -> Option<&Target> {
         self.targets.iter().find(|target| target.name == *name)
     }

@@ -18,8 +18,9 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// The objects after the files were read anew. Nothing that a share `in_use` rests on is changed or taken away.
-    pub fn revise(&self, files: &[Located], in_use: &BTreeSet<Name>) -> (Self, Vec<Problem>) {
+    /// The objects after the files were read anew. Nothing that a share `in_use` rests on is changed or taken away, and
+    /// nothing at all is taken away while a reading is incomplete: a file that can't be read now may have named it.
+    pub fn revise(&self, files: &[Located], incomplete: bool, in_use: &BTreeSet<Name>) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut next = Self::default();
         let gateways_in_use: BTreeSet<&Name> =
@@ -34,8 +35,8 @@ impl Objects {
                     "metadata.name",
                     format!("a Gateway {name} stands in an earlier file or document; remove one"),
                 ));
-            } else if let Some(old) = old.filter(|old| *old != gateway) {
-                problems.push(located.problem("spec", format!("Gateway {name} is in use and can't be changed under running pods; add a Gateway of another name")));
+            } else if let Some(old) = old.filter(|old| !gateway.extends(old)) {
+                problems.push(located.problem("spec", format!("Gateway {name} is in use: targets may be added at the end of its list, and sharedData may become true, but nothing else changes under running pods; add a Gateway of another name")));
                 next.gateways.insert(name.clone(), old.clone());
             } else {
                 next.gateways.insert(name.clone(), gateway.clone());
@@ -64,8 +65,20 @@ impl Objects {
                 next.shares.insert(name.clone(), share.clone());
             }
         }
+        if incomplete {
+            self.fill(&mut next);
+        }
         self.retain(in_use, &mut next);
         (next, problems)
+    }
+
+    fn fill(&self, next: &mut Self) {
+        for (name, gateway) in &self.gateways {
+            next.gateways.entry(name.clone()).or_insert_with(|| gateway.clone());
+        }
+        for (name, share) in self.shares.iter().filter(|(name, _)| !self.withdrawn.contains(*name)) {
+            next.shares.entry(name.clone()).or_insert_with(|| share.clone());
+        }
     }
 
     /// A deleted or emptied object takes nothing from running pods.
@@ -115,7 +128,7 @@ mod tests {
 
     fn revise(old: &Objects, text: &str, in_use: bool) -> (Objects, Vec<String>) {
         let in_use = in_use.then(|| "data".parse().unwrap()).into_iter().collect();
-        let (next, problems) = old.revise(&parse("f.yaml", text).unwrap(), &in_use);
+        let (next, problems) = old.revise(&parse("f.yaml", text).unwrap(), false, &in_use);
         (next, problems.iter().map(ToString::to_string).collect())
     }
 
@@ -134,6 +147,34 @@ mod tests {
         assert_eq!((&kept.gateways, &kept.shares, kept.withdrawn.len()), (&old.gateways, &old.shares, 1));
         let (gone, _) = revise(&old, "", false);
         assert_eq!(gone, Objects::default());
+    }
+
+    #[test]
+    fn an_incomplete_reading_takes_nothing_away() {
+        let (old, _) = revise(&Objects::default(), &(gateway("10.0.0.1") + &share("/data", "[a]")), false);
+        let (next, problems) = old.revise(&[], true, &BTreeSet::new());
+        assert_eq!((&next, problems.len()), (&old, 0));
+    }
+
+    #[test]
+    fn of_a_gateway_in_use_targets_are_added_and_shared_data_comes_true() {
+        let (old, _) = revise(&Objects::default(), &(gateway("10.0.0.1") + &share("/data", "[a]")), false);
+        let more = gateway("10.0.0.1").replace("spec:\n", "spec:\n  sharedData: true\n").replace(
+            "targets: [",
+            &format!("targets: [{{name: b, endpoint: '192.0.2.5:1', publicKey: {KEY}, server: 10.0.1.1}}, "),
+        );
+        let (next, problems) = revise(&old, &(more.clone() + &share("/data", "[a]")), true);
+        assert_eq!((&next, problems.len()), (&old, 1), "a target was put before the one in use");
+        let (a, b) = (more.find("{name: b").unwrap(), more.find("{name: a").unwrap());
+        let appended = format!(
+            "{}{}, {}]\n",
+            &more[..a],
+            more[b..].trim_end().trim_end_matches(']'),
+            more[a..b].trim_end_matches(", ")
+        );
+        let (next, problems) = revise(&old, &(appended + &share("/data", "[a]")), true);
+        assert_eq!(problems, [""; 0]);
+        assert!(next.gateways.values().all(|gateway| gateway.shared_data && gateway.targets.len() == 2));
     }
 
     #[test]

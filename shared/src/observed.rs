@@ -25,8 +25,19 @@ pub struct Observed {
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
     /// Copies of superblocks of ours in containers.
     pub copies: BTreeMap<SuperblockId, Copies>,
-    /// Publications whose containers hold nothing but processes that were killed and can't end: they wait for the server.
-    pub killed: BTreeSet<PublicationId>,
+    /// Who is in the containers of a read-write publication; none where nobody is.
+    pub occupants: BTreeMap<PublicationId, Occupants>,
+}
+
+/// The processes of containers, judged by the one that is furthest from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Occupants {
+    /// All were killed from outside, and can't end: they wait for the server. Nobody will hear of what they lose.
+    Killed,
+    /// All are killed, or on their way out by themselves. Such a one may have ended well, and somebody may count on what it
+    /// wrote.
+    Ending,
+    Living,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +131,11 @@ impl Server {
 }
 
 impl Observed {
+    /// A mount of ours is what a publication's target shows.
+    pub fn is_published(&self, id: PublicationId) -> bool {
+        matches!(self.published.get(&id).and_then(|layers| layers.last()), Some(Layer::Ours(_)))
+    }
+
     pub fn liveness(&self, namespace: &NamespaceId, now: Moment) -> Liveness {
         self.servers.get(namespace).map_or(Liveness::Unknown, |server| server.liveness(now))
     }

@@ -9,7 +9,7 @@ use crate::health::Health;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
 use crate::name::Name;
 use crate::objects::Objects;
-use crate::observed::{Layer, Liveness, Moment, Observed, Tunnel};
+use crate::observed::{Layer, Liveness, Moment, Observed, Occupants, Tunnel};
 use crate::publication::Publication;
 use crate::share::{Access, Share};
 
@@ -17,6 +17,38 @@ use crate::share::{Access, Share};
 pub struct Desired {
     pub objects: Objects,
     pub publications: BTreeMap<PublicationId, Publication>,
+}
+
+impl Desired {
+    /// Whether a publication that is not there yet may come, as the objects are now: they may have changed since it was
+    /// asked for.
+    pub fn may_begin(&self, publication: &Publication) -> Result<(), Refusal> {
+        let name = &publication.share;
+        let share = self.objects.shares.get(name).ok_or_else(|| Refusal::NoShare(name.clone()))?;
+        let namespace = &publication.pod.namespace;
+        if self.objects.withdrawn.contains(name) {
+            Err(Refusal::Withdrawn(name.clone()))
+        } else if !share.namespaces.allow(namespace) {
+            Err(Refusal::OtherNamespace { share: name.clone(), namespace: namespace.clone() })
+        } else if share.access == Access::ReadOnly && !publication.read_only {
+            Err(Refusal::ReadOnly(name.clone()))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Why a publication may not come, with the cure.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no Share {0} on this node any more")]
+    NoShare(Name),
+    #[error("the object of Share {0} is gone; it is kept for the pods that use it only")]
+    Withdrawn(Name),
+    #[error("Share {share} is not for namespace {namespace:?}: its spec.namespaces must list it")]
+    OtherNamespace { share: Name, namespace: String },
+    #[error("Share {0} has become ReadOnly; ask again")]
+    ReadOnly(Name),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -209,7 +241,7 @@ impl<'a> View<'a> {
                 steps.push(Step::Retire { superblock: id.clone(), abort: away || self.superseded(id) });
             } else if let User::ReadWrite(publication) = id.user
                 && away
-                && (self.observed.killed.contains(&publication) || !self.needed(id))
+                && (self.observed.occupants.get(&publication) == Some(&Occupants::Killed) || !self.needed(id))
             {
                 steps.push(Step::Abort(id.clone()));
             }
@@ -263,7 +295,9 @@ impl<'a> View<'a> {
                 namespace: namespace.clone(),
                 user: publication.user(),
             };
-            if self.observed.ending.contains(&superblock) {
+            let there = self.observed.is_published(id);
+            let refused = !there && self.desired.may_begin(publication).is_err();
+            if refused || self.observed.ending.contains(&superblock) {
                 continue;
             }
             if !self.observed.superblocks.contains(&superblock) {
@@ -272,11 +306,10 @@ impl<'a> View<'a> {
                 }
                 continue;
             }
-            match self.observed.published.get(&id).and_then(|layers| layers.last()) {
-                None => steps.push(Step::Publish(id, superblock)),
-                // The executor refuses what is not empty, and its error reaches the caller.
-                Some(Layer::Foreign) => steps.push(Step::Publish(id, superblock)),
-                Some(Layer::Ours(_)) => {}
+            // A target that is not empty is refused by the executor, and its error reaches the caller. Of a server that
+            // is away nothing is published: kubelet and the runtime look at what they are given, and would block.
+            if !there && usable {
+                steps.push(Step::Publish(id, superblock));
             }
         }
         for old in self.observed.superblocks.iter().filter(|old| old.share == share.name && old.epoch < epoch) {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
 use crate::gateway::{Gateway, KeySource, Target, TunnelSpec};
-use crate::key::KeyError;
+use crate::key::{KeyError, PrivateKey};
 use crate::name::Name;
 use crate::share::{Access, Namespaces, Share};
 
@@ -149,7 +149,9 @@ impl Document<'_> {
                     .parse()
                     .map_err(|error: KeyError| self.problem(&key, "spec.tunnel.privateKey", error.to_string()))?,
             ),
-            (None, Some(file)) if file.value.starts_with('/') => KeySource::File(PathBuf::from(file.value)),
+            (None, Some(file)) if file.value.starts_with('/') && file.value.parse::<PrivateKey>().is_err() => {
+                KeySource::File(PathBuf::from(file.value))
+            }
             (None, Some(file)) => {
                 return Err(self.problem(
                     &file,
@@ -264,7 +266,7 @@ impl Document<'_> {
     {
         text.value
             .parse()
-            .map_err(|error| self.problem(text, field, format!("{:?} is not {wanted}: {error}", text.value)))
+            .map_err(|error| self.problem(text, field, one_line(&format!("{:?} is not {wanted}: {error}", text.value))))
     }
 
     fn problem<T>(&self, at: &Spanned<T>, field: &str, message: String) -> Problem {
@@ -281,10 +283,11 @@ impl Document<'_> {
     }
 }
 
-/// On one line, and without what may be a key: a private one in the wrong place must not end in a log.
+/// On one line, and without what may be a key: a private one in the wrong place must not end in a log. One that was cut
+/// short is still most of a key.
 fn one_line(text: &str) -> String {
     let key_like =
-        |word: &str| word.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')).count() >= 40;
+        |word: &str| word.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')).count() >= 32;
     text.split_whitespace().map(|word| if key_like(word) { "(hidden)" } else { word }).collect::<Vec<_>>().join(" ")
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use moorline_shared::observed::Occupants;
 use moorline_sys::mountinfo::{self, Device, Mount};
 
 /// A mount namespace that holds mounts of interest.
@@ -15,8 +16,8 @@ pub(crate) struct MountNamespace {
     /// A process in it.
     pub(crate) pid: i32,
     pub(crate) table: Vec<Mount>,
-    /// Every process in it was killed, yet is still there: it waits in the kernel.
-    pub(crate) killed: bool,
+    /// Who is in it; None when all have ended since it was found.
+    pub(crate) occupants: Option<Occupants>,
 }
 
 /// The namespaces that hold a mount of one of these devices, the host's among them.
@@ -31,7 +32,7 @@ pub(crate) fn holding(devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
             inode,
             pid: task.pid,
             table: table(&task.directory),
-            killed: true,
+            occupants: None,
         });
         if namespace.table.is_empty() {
             // The process that was asked first had ended in between.
@@ -42,7 +43,7 @@ pub(crate) fn holding(devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
     for task in tasks() {
         let inode = fs::metadata(task.directory.join("ns/mnt")).map(|metadata| metadata.ino());
         if let Some(namespace) = inode.ok().and_then(|inode| namespaces.get_mut(&inode)) {
-            namespace.killed &= was_killed(&task.directory);
+            namespace.occupants = namespace.occupants.max(occupant(task.pid));
         }
     }
     namespaces.into_values().collect()
@@ -76,30 +77,58 @@ fn table(task: &Path) -> Vec<Mount> {
     fs::read(task.join("mountinfo")).map(|table| mountinfo::parse(&table)).unwrap_or_default()
 }
 
-/// A SIGKILL is pending: sent to the process, or to the thread by the end of its group.
-fn was_killed(task: &Path) -> bool {
-    let Ok(status) = fs::read_to_string(task.join("status")) else { return true };
-    killed_by_status(&status)
+/// What a process is about; None when it is a zombie or gone, which holds nothing.
+fn occupant(pid: i32) -> Option<Occupants> {
+    let threads = PathBuf::from(format!("/proc/{pid}/task"));
+    numbers(&threads).filter_map(|thread| thread_of(&threads.join(thread.to_string()))).max()
 }
 
-fn killed_by_status(status: &str) -> bool {
+fn thread_of(task: &Path) -> Option<Occupants> {
+    let read = |name: &str| fs::read_to_string(task.join(name)).ok();
+    judge(&read("stat")?, &read("status")?)
+}
+
+fn judge(stat: &str, status: &str) -> Option<Occupants> {
+    /// The kernel's PF_EXITING, which is part of what user space sees.
+    const EXITING: u64 = 0x4;
     const SIGKILL_BIT: u64 = 1 << (nix::libc::SIGKILL - 1);
-    status
-        .lines()
-        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
-        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .any(|mask| mask & SIGKILL_BIT != 0)
+    // The name in brackets may hold anything, brackets and spaces included; state is the first field after it.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    if matches!(*fields.first()?, "Z" | "X") {
+        return None;
+    }
+    let flags: u64 = fields.get(6)?.parse().ok()?;
+    let pending = |line: &str| {
+        let mask = status.lines().find_map(|text| text.strip_prefix(line))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    // A SIGKILL from outside stays in the process's own mask until it is gone. One in a thread's mask may be from a
+    // thread beside it that called exit: that process ended by itself, and may have ended well.
+    Some(if pending("ShdPnd:")? & SIGKILL_BIT != 0 {
+        Occupants::Killed
+    } else if flags & EXITING != 0 || pending("SigPnd:")? & SIGKILL_BIT != 0 {
+        Occupants::Ending
+    } else {
+        Occupants::Living
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const BLOCKED: &str = "7 (a) b) D 1 7 7 0 -1 4194560 0 0";
+
     #[test]
-    fn only_a_pending_sigkill_counts_as_killed() {
-        assert!(killed_by_status("State:\tD\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
-        assert!(killed_by_status("SigPnd:\t0000000000000000\nShdPnd:\t0000000000004100\n"));
-        assert!(!killed_by_status("SigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n"));
+    fn killed_is_who_got_a_sigkill_and_not_who_leaves_by_itself() {
+        let masks = |own: &str, shared: &str| format!("SigPnd:\t{own}\nShdPnd:\t{shared}\n");
+        let none = masks("0000000000000000", "0000000000000000");
+        assert_eq!(judge(BLOCKED, &none), Some(Occupants::Living));
+        assert_eq!(judge(BLOCKED, &masks("0000000000000000", "0000000000004000")), Some(Occupants::Living), "SIGTERM");
+        assert_eq!(judge(BLOCKED, &masks("0000000000000100", "0000000000000100")), Some(Occupants::Killed));
+        assert_eq!(judge(BLOCKED, &masks("0000000000000100", "0000000000000000")), Some(Occupants::Ending));
+        assert_eq!(judge(&BLOCKED.replace("4194560", "4194564"), &none), Some(Occupants::Ending), "PF_EXITING");
+        assert_eq!(judge(&BLOCKED.replace(" D ", " Z "), &none), None);
     }
 
     #[test]
@@ -108,6 +137,6 @@ mod tests {
         let root = table.iter().find(|mount| mount.mount_point == Path::new("/")).unwrap();
         let found = holding(&BTreeSet::from([root.device]));
         let own = fs::metadata("/proc/self/ns/mnt").unwrap().ino();
-        assert!(found.iter().any(|namespace| namespace.inode == own && !namespace.killed));
+        assert!(found.iter().any(|namespace| namespace.inode == own && namespace.occupants == Some(Occupants::Living)));
     }
 }

@@ -79,8 +79,8 @@ impl Host {
     }
 
     /// The objects that an earlier agent had in force.
-    pub fn objects(&self) -> Result<Objects, StepError> {
-        records::read_objects(&self.paths).map_err(StepError::Record)
+    pub fn objects(&self) -> Objects {
+        records::read_objects(&self.paths)
     }
 
     pub fn keep_objects(&self, objects: &Objects) -> Result<(), StepError> {
@@ -105,7 +105,7 @@ impl Host {
             superblocks: seen.superblocks,
             published: seen.published,
             copies: seen.copies,
-            killed: seen.killed,
+            occupants: seen.occupants,
             ..Observed::default()
         })
     }
@@ -182,7 +182,7 @@ impl Host {
     /// Ends the way that a namespace leads, for good.
     pub fn fence(&self, id: &NamespaceId) -> Result<(), StepError> {
         // The mark first: were the agent to die in between, its successor must not attach it again.
-        std::fs::write(paths::from_agent(&self.paths.fenced().join(id.to_string())), b"").map_err(StepError::Mark)?;
+        std::fs::write(paths::from_agent(&self.paths.fence(id)), b"").map_err(StepError::Mark)?;
         self.tunnels.detach(id);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::{fs, str::FromStr};
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
-use moorline_shared::observed::{Copies, Layer};
+use moorline_shared::observed::{Copies, Layer, Occupants};
 use moorline_shared::publication::Publication;
 use moorline_sys::mountinfo::{self, Device, Mount};
 
@@ -21,7 +21,7 @@ pub(super) struct Seen {
     pub superblocks: BTreeSet<SuperblockId>,
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
     pub copies: BTreeMap<SuperblockId, Copies>,
-    pub killed: BTreeSet<PublicationId>,
+    pub occupants: BTreeMap<PublicationId, Occupants>,
 }
 
 /// A mount namespace in which copies of a superblock are to be replaced.
@@ -44,9 +44,6 @@ pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publ
     };
     let targets: BTreeSet<&Path> =
         publications.values().map(|publication| Path::new(&publication.target_path)).collect();
-    let shown_by_kubelet: Vec<&Path> =
-        targets.iter().filter_map(|target| target.strip_prefix(&paths.kubelet).ok()).collect();
-    let mut alive = BTreeSet::new();
     for namespace in &namespaces {
         for mount in &namespace.table {
             let Some(superblock) = devices.get(&mount.device) else { continue };
@@ -59,17 +56,27 @@ pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publ
             let copies = seen.copies.entry(superblock.clone()).or_default();
             copies.all += 1;
             copies.on_top += u32::from(mount.on_top(&namespace.table));
-            // Whoever sees kubelet's directory sees the publication there: that is nobody who uses it.
-            if let User::ReadWrite(publication) = superblock.user
+            if let User::ReadWrite(id) = superblock.user
                 && !is_host(namespace)
-                && !shown_by_kubelet.iter().any(|target| mount.mount_point.ends_with(target))
+                && let Some(occupants) = namespace.occupants
+                && publications.get(&id).is_none_or(|publication| !shown_by_kubelet(paths, publication, mount))
             {
-                if namespace.killed { &mut seen.killed } else { &mut alive }.insert(publication);
+                seen.occupants.entry(id).and_modify(|most| *most = occupants.max(*most)).or_insert(occupants);
             }
         }
     }
-    seen.killed.retain(|publication| !alive.contains(publication));
     Ok(seen)
+}
+
+/// Whoever sees kubelet's directory, wherever it is bound, sees a pod's volumes and sub paths there: that is nobody who
+/// uses them.
+fn shown_by_kubelet(paths: &Paths, publication: &Publication, mount: &Mount) -> bool {
+    let below = Path::new(&publication.target_path).strip_prefix(paths.pods()).ok();
+    let Some(uid) = below.and_then(|below| below.components().next()) else { return false };
+    let names: Vec<_> = mount.mount_point.components().collect();
+    names
+        .windows(2)
+        .any(|pair| pair[0] == uid && matches!(pair[1].as_os_str().to_str(), Some("volumes" | "volume-subpaths")))
 }
 
 /// Where copies of a superblock lie on top, and so are what applications see.

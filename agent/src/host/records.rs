@@ -38,11 +38,19 @@ pub(super) fn write_objects(paths: &Paths, objects: &Objects) -> io::Result<()> 
     replace(&from_agent(&paths.objects()), &Zeroizing::new(serde_json::to_vec(objects)?))
 }
 
-pub(super) fn read_objects(paths: &Paths) -> io::Result<Objects> {
-    match fs::read(from_agent(&paths.objects())).map(Zeroizing::new) {
-        Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Objects::default()),
-        Err(error) => Err(error),
+/// What can't be read, as what a later version wrote, counts as nothing: the files are read next, and an agent must
+/// start and take care of the mounts that are there.
+pub(super) fn read_objects(paths: &Paths) -> Objects {
+    let path = paths.objects();
+    let read = fs::read(from_agent(&path)).map(Zeroizing::new);
+    match read.and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+        Ok(objects) => objects,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Objects::default(),
+        Err(error) => {
+            let path = path.display();
+            error!("{path} can't be read ({error}): only what the files say is known of the objects that pods use");
+            Objects::default()
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub enum TunnelError {
     Socket(NamespaceId, #[source] io::Error),
     #[error("start the tunnel of {0}")]
     Start(NamespaceId, #[source] moorline_tunnel::Error),
+    #[error("{0} is fenced: it leads nowhere, for good")]
+    Fenced(NamespaceId),
 }
 
 /// A tunnel as it is shown.
@@ -93,7 +95,12 @@ impl Tunnels {
         let tunnel = Simple
             .start(&id.to_string(), config, device, socket)
             .map_err(|error| TunnelError::Start(id.clone(), error))?;
-        self.running().insert(id.clone(), Running { endpoint: target.endpoint, tunnel });
+        // Under the lock: a fence writes its mark first and then ends what runs, under the same lock.
+        let mut running = self.running();
+        if from_agent(&self.paths.fence(id)).exists() {
+            return Err(TunnelError::Fenced(id.clone()));
+        }
+        running.insert(id.clone(), Running { endpoint: target.endpoint, tunnel });
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use moorline_shared::id::PublicationId;
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Layer, Moment, Observed};
-use moorline_shared::plan::{self, Lane, Step};
+use moorline_shared::observed::{Moment, Observed};
+use moorline_shared::plan::{self, Lane, Refusal, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Access;
 use tokio::sync::oneshot;
@@ -36,6 +36,17 @@ pub(crate) enum Denied {
     Failed(String),
 }
 
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::NoShare(_) | Refusal::Withdrawn(_) => Self::NotFound(message),
+            Refusal::OtherNamespace { .. } => Self::Forbidden(message),
+            Refusal::ReadOnly(_) => Self::Conflict(message),
+        }
+    }
+}
+
 pub(crate) type Reply = oneshot::Sender<Result<(), Denied>>;
 
 /// A caller that waits until its publication is there, or gone.
@@ -54,7 +65,6 @@ impl Waiter {
 
 impl Reconciler {
     pub(super) fn publish(&mut self, mut publication: Publication, reply: Reply) {
-        // A caller that has gone away asks again: nobody minds a reply that can't be sent.
         let id = publication.id();
         match self.admit(&mut publication) {
             Err(denied) => drop(reply.send(Err(denied))),
@@ -82,12 +92,6 @@ impl Reconciler {
             let known: Vec<&str> = objects.shares.keys().map(Name::as_str).collect();
             Denied::NotFound(format!("there is no Share {name} on this node; there are: [{}]", known.join(", ")))
         })?;
-        let namespace = &publication.pod.namespace;
-        if !share.namespaces.allow(namespace) {
-            return Err(Denied::Forbidden(format!(
-                "Share {name} is not for namespace {namespace:?}: its spec.namespaces must list it"
-            )));
-        }
         publication.read_only |= share.access == Access::ReadOnly;
         match self.desired.publications.get(&publication.id()) {
             Some(there) if !there.wanted => {
@@ -98,10 +102,24 @@ impl Reconciler {
                 "{} is already published with other parameters (Share {}); unpublish it first",
                 there.target_path, there.share
             ))),
-            None if objects.withdrawn.contains(name) => {
-                Err(Denied::NotFound(format!("Share {name} was deleted; it is kept for the pods that use it only")))
-            }
-            None => Ok(true),
+            // What is there already is not asked again: a change of who may use a share is for new pods.
+            None => self.desired.may_begin(publication).map(|()| true).map_err(Denied::from),
+        }
+    }
+
+    /// Takes back what was admitted, is not there yet, and by now would not be admitted any more.
+    pub(super) fn reconsider(&mut self, observed: &Observed) {
+        let coming = self
+            .desired
+            .publications
+            .iter()
+            .filter(|(id, publication)| publication.wanted && self.standing(**id, observed) == Standing::Coming);
+        let refused: Vec<(PublicationId, Refusal)> =
+            coming.filter_map(|(id, publication)| Some((*id, self.desired.may_begin(publication).err()?))).collect();
+        for (id, refusal) in refused {
+            warn!(%id, "{refusal}");
+            self.withdraw(id);
+            self.deny(id, &refusal.into(), false);
         }
     }
 
@@ -134,8 +152,8 @@ impl Reconciler {
         self.setbacks.retain(|step, _| !matches!(step, Step::Publish(of, _) | Step::Unpublish(of) if *of == id));
     }
 
-    /// A failure that concerns a caller who waits is told at once. What was never there is then no longer wanted:
-    /// kubelet asks again, or says that the pod is gone.
+    /// A failure that concerns a caller who waits is told at once. What can't come until somebody changes something is
+    /// given up: kubelet takes such an answer for the last word, and would not give the volume back.
     pub(super) fn tell_publishers(&mut self, step: &Step, message: &str, definite: bool) {
         let concerned: Vec<PublicationId> = match step {
             Step::Publish(id, _) => vec![*id],
@@ -157,16 +175,16 @@ impl Reconciler {
         for id in concerned {
             // What is there stays there, whoever asks for it again while something else fails.
             if self.standing(id, &observed) == Standing::Coming {
-                self.deny(id, &denied(message.to_owned()));
+                self.deny(id, &denied(message.to_owned()), definite);
             }
         }
     }
 
-    /// Tells those who wait for a publication that it does not come, and gives it up.
-    fn deny(&mut self, id: PublicationId, denied: &Denied) {
+    /// Tells those who wait for a publication that it does not come, and may give it up.
+    fn deny(&mut self, id: PublicationId, denied: &Denied, give_up: bool) {
         let waiters = self.waiters.remove(&id).unwrap_or_default();
         let (told, rest): (Vec<Waiter>, Vec<Waiter>) = waiters.into_iter().partition(|waiter| waiter.wants_it);
-        if !told.is_empty() {
+        if give_up && !told.is_empty() {
             self.withdraw(id);
         }
         told.into_iter().for_each(|waiter| waiter.tell(Err(denied.clone())));
@@ -183,9 +201,9 @@ impl Reconciler {
                         waiter.tell(Err(Denied::Unavailable("the volume was given back meanwhile; ask again".into())));
                     }
                     _ if now < waiter.until => self.waiters.entry(id).or_default().push(waiter),
+                    // It goes on coming: the caller asks again, and finds what was done meanwhile.
                     (true, Standing::Coming) => {
                         waiter.tell(Err(Denied::Unavailable(self.why_late(id, observed, now))));
-                        self.withdraw(id);
                     }
                     (false, _) => {
                         let setback =
@@ -200,7 +218,7 @@ impl Reconciler {
     }
 
     fn standing(&self, id: PublicationId, observed: &Observed) -> Standing {
-        let there = matches!(observed.published.get(&id).and_then(|layers| layers.last()), Some(Layer::Ours(_)));
+        let there = observed.is_published(id);
         match self.desired.publications.get(&id) {
             None => Standing::Gone,
             Some(publication) if !publication.wanted => Standing::Leaving,

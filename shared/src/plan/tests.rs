@@ -69,7 +69,7 @@ impl World {
             "apiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {{name: gw}}\nspec:\n  sharedData: {shared_data}\n  tunnel: {{address: 10.0.0.2, privateKey: {KEY}}}\n  targets:\n  - {{name: a, endpoint: '192.0.2.1:1', publicKey: {KEY}, server: 10.0.0.1}}\n  - {{name: b, endpoint: '192.0.2.2:1', publicKey: {KEY}, server: 10.0.1.1}}\n---\napiVersion: moorline.io/v1alpha1\nkind: Share\nmetadata: {{name: data}}\nspec: {{gateway: gw, export: /data, access: ReadOnly, namespaces: ['*']}}\n---\napiVersion: moorline.io/v1alpha1\nkind: Share\nmetadata: {{name: checkpoints}}\nspec: {{gateway: gw, export: /ckpt, access: ReadWrite, namespaces: ['*']}}\n"
         );
         let files: Vec<Located> = parse("f.yaml", &text).unwrap();
-        let (objects, problems) = Objects::default().revise(&files, &BTreeSet::new());
+        let (objects, problems) = Objects::default().revise(&files, false, &BTreeSet::new());
         assert!(problems.is_empty(), "{problems:?}");
         Self {
             desired: Desired { objects, publications: BTreeMap::new() },
@@ -180,7 +180,7 @@ impl World {
     /// What is in containers, as an observation sees it.
     fn look(&mut self) {
         self.observed.copies.clear();
-        self.observed.killed.clear();
+        self.observed.occupants.clear();
         for (id, containers) in &self.containers {
             for container in containers {
                 for (depth, layer) in container.layers.iter().enumerate() {
@@ -189,9 +189,9 @@ impl World {
                     copies.on_top += u32::from(depth + 1 == container.layers.len());
                 }
             }
-            if !containers.is_empty() && containers.iter().all(|container| container.killed) {
-                self.observed.killed.insert(*id);
-            }
+            let occupants =
+                containers.iter().map(|c| if c.killed { Occupants::Killed } else { Occupants::Living }).max();
+            self.observed.occupants.extend(occupants.map(|occupants| (*id, occupants)));
         }
     }
 
@@ -280,7 +280,7 @@ impl World {
                     // Its killed processes can end now.
                     let wanted = self.desired.publications.get(&publication).is_some_and(|p| p.wanted);
                     assert!(
-                        !wanted || self.observed.killed.contains(&publication),
+                        !wanted || self.observed.occupants.get(&publication) == Some(&Occupants::Killed),
                         "{id} is aborted under a living pod"
                     );
                     self.containers.remove(&publication);

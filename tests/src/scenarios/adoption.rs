@@ -75,6 +75,11 @@ pub(super) fn broken_objects_and_a_restart() {
     assert!(problems.contains("objects.yaml"), "the new agent tells them as well: {problems}");
     pod.reads(&first, seconds(30));
     pod.never_failed(Op::Read);
+    // Of the file that is bad now the new agent has read nothing: a share that no pod used is known all the same.
+    let next =
+        Draft::new("writer").with_share(&node, &agent, "checkpoints", false).writing("/mnt/checkpoints/log").start();
+    next.writes(seconds(30));
+    next.delete(&agent, seconds(10));
 
     serving.die();
     pod.reads(other.name(), seconds(60));

@@ -8,7 +8,7 @@ use crate::kit;
 use crate::mounts;
 use crate::node::Node;
 use crate::objects;
-use crate::pod::Draft;
+use crate::pod::{Draft, Pod};
 use crate::site::Site;
 use crate::wait::{eventually, now, seconds};
 
@@ -48,29 +48,46 @@ pub(super) fn while_blackholed() {
 }
 
 pub(super) fn writer_stuck_in_fsync() {
-    stuck_in_fsync_goes(|| ());
+    stuck_in_fsync_goes(
+        || (),
+        |node, agent, name| {
+            let log = format!("/mnt/checkpoints/{name}");
+            Draft::new(name).with_share(node, agent, "checkpoints", false).holding(&log).start()
+        },
+    );
 }
 
-pub(super) fn writer_stuck_in_fsync_seen_by_a_stranger() {
-    // As a node-exporter has it: a process of nobody's pod, not about to end, sees every volume of the node.
-    stuck_in_fsync_goes(|| {
-        let kubelet =
-            Bind { propagation: Propagation::HostToContainer, ..Bind::new("/var/lib/kubelet", "/mnt/kubelet") };
+/// Processes of nobody's pod, not about to end, see every volume and every sub path of the node: one has kubelet's
+/// directory, as a node-exporter has it, one the pods' alone at a place of its own, as a backup's agent has it.
+pub(super) fn writer_stuck_in_fsync_seen_by_strangers() {
+    let stranger = |name: &str, shown: &str, at: &str| {
+        let shown = Bind { propagation: Propagation::HostToContainer, ..Bind::new(shown, at) };
         let app = Bind::new(kit::executable("app"), "/app").read_only();
-        let spec = Spec { args: vec!["/app".into()], binds: vec![app, kubelet.read_only()], ..Spec::default() };
-        Container::start("stranger", &spec)
+        let spec = Spec { args: vec!["/app".into()], binds: vec![app, shown.read_only()], ..Spec::default() };
+        Container::start(name, &spec)
+    };
+    let strangers = || {
+        [
+            stranger("exporter", "/var/lib/kubelet", "/mnt/kubelet"),
+            stranger("backup", "/var/lib/kubelet/pods", "/host_pods"),
+        ]
+    };
+    stuck_in_fsync_goes(strangers, |node, agent, name| {
+        Draft::new(name)
+            .with_share(node, agent, "checkpoints", false)
+            .with_sub_path("checkpoints", "part", "/mnt/part", false)
+            .holding(&format!("/mnt/part/{name}"))
+            .start()
     });
 }
 
-fn stuck_in_fsync_goes<T>(beside: impl FnOnce() -> T) {
+fn stuck_in_fsync_goes<T>(beside: impl FnOnce() -> T, draft: fn(&Node, &Agent, &str) -> Pod) {
     let node = Node::new("node1");
     let site = Site::start(&node, "a");
+    site.tree().folder("checkpoints/part");
     let agent = Agent::start(&node, &objects::usual(false, &[&site]));
     let _beside = beside();
-    let writer = |name: &str| {
-        let log = format!("/mnt/checkpoints/{name}");
-        Draft::new(name).with_share(&node, &agent, "checkpoints", false).holding(&log).start()
-    };
+    let writer = |name: &str| draft(&node, &agent, name);
     let (pod, neighbour) = (writer("pod"), writer("neighbour"));
     pod.writes(seconds(30));
     neighbour.writes(seconds(30));
@@ -89,6 +106,8 @@ fn stuck_in_fsync_goes<T>(beside: impl FnOnce() -> T) {
     site.heal();
     neighbour.writes(seconds(60));
     neighbour.never_failed(Op::Write);
-    neighbour.lost_nothing(&site.read("checkpoints/neighbour"));
+    let log =
+        ["checkpoints/neighbour", "checkpoints/part/neighbour"].iter().find_map(|path| site.tree().try_read(path));
+    neighbour.lost_nothing(&log.expect("the neighbour's log"));
     neighbour.delete(&agent, seconds(10));
 }
