@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Moment, Observed, Server};
+use moorline_shared::observed::{Deletion, Moment, Observed, Server};
 use moorline_shared::plan::{self, Desired, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
@@ -36,6 +36,8 @@ pub(crate) enum Event {
         reply: Reply,
     },
     Report(oneshot::Sender<Report>),
+    /// All pods of the node that are being deleted, by UID.
+    Deletions(BTreeMap<String, Deletion>),
     Probed {
         namespace: NamespaceId,
         answered: bool,
@@ -72,6 +74,7 @@ pub(crate) struct Reconciler {
     in_use: BTreeSet<Name>,
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
+    deletions: BTreeMap<String, Deletion>,
     /// Steps that are under way.
     busy: BTreeMap<Lane, Vec<Step>>,
     setbacks: HashMap<Step, Setback>,
@@ -106,6 +109,7 @@ impl Reconciler {
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
+            deletions: BTreeMap::new(),
             busy: BTreeMap::new(),
             setbacks: HashMap::new(),
             waiters: HashMap::new(),
@@ -152,6 +156,7 @@ impl Reconciler {
                 }
                 return false;
             }
+            Event::Deletions(deletions) => self.deletions = deletions,
             Event::Probed { namespace, answered } => return self.note_probe(&namespace, answered),
             Event::Did { step, result } => self.note_result(step, result),
             Event::Free(lane) => drop(self.busy.remove(&lane)),
@@ -208,6 +213,7 @@ impl Reconciler {
     fn observe(&self) -> std::io::Result<Observed> {
         let mut observed = self.host.observe(&self.desired.publications)?;
         observed.servers = self.servers.clone();
+        observed.deleted = self.deletions.clone();
         plan::note_under_way(&mut observed, self.busy.values().flatten());
         Ok(observed)
     }
@@ -349,12 +355,15 @@ fn shares_in_use(observed: &Observed) -> BTreeSet<Name> {
     superblocks.map(|superblock| superblock.share.clone()).collect()
 }
 
-/// An error with all its causes, once.
+/// An error with all its causes, each said once: some libraries' errors repeat their cause themselves.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
         source = cause.source();
     }
     text

@@ -27,6 +27,15 @@ pub struct Observed {
     pub copies: BTreeMap<SuperblockId, Copies>,
     /// Publications whose containers hold nothing but processes that were killed and can't end: they wait for the server.
     pub killed: BTreeSet<PublicationId>,
+    /// Pods that are being deleted, by UID, as far as anybody said so.
+    pub deleted: BTreeMap<String, Deletion>,
+}
+
+/// A pod's way out: from when it was asked to end until its grace period is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion {
+    pub asked: Moment,
+    pub ends: Moment,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
