@@ -3,13 +3,15 @@
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use moorline_shared::report::Report;
+use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
@@ -17,6 +19,9 @@ use tracing::{debug, warn};
 use crate::reconcile::Event;
 
 const STATUS: &str = "/v1/status";
+const PODS: &str = "/v1/pods/";
+const DELETION: &str = "/deletion";
+const LONGEST_BODY: usize = 4096;
 
 /// Serves until the listener fails.
 pub(crate) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
@@ -42,6 +47,9 @@ pub(crate) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
 }
 
 async fn answer(request: Request<Incoming>, events: mpsc::Sender<Event>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if let Some(uid) = pod_of(request.uri().path()).map(str::to_owned) {
+        return Ok(delete(uid, request, &events).await);
+    }
     if request.uri().path() != STATUS {
         return Ok(error(StatusCode::NOT_FOUND, &format!("there is no {}; there is {STATUS}", request.uri().path())));
     }
@@ -53,6 +61,38 @@ async fn answer(request: Request<Incoming>, events: mpsc::Sender<Event>) -> Resu
     match report.await {
         Ok(report) if sent => Ok(json(StatusCode::OK, &report)),
         _ => Ok(error(StatusCode::SERVICE_UNAVAILABLE, "the agent could not look at its host; its log says why")),
+    }
+}
+
+/// Where there is no API server to tell of it: a pod was asked to end, and has so much grace.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Deletion {
+    grace_seconds: u32,
+}
+
+/// The UID in /v1/pods/UID/deletion.
+fn pod_of(path: &str) -> Option<&str> {
+    path.strip_prefix(PODS)?.strip_suffix(DELETION).filter(|uid| !uid.is_empty() && !uid.contains('/'))
+}
+
+async fn delete(uid: String, request: Request<Incoming>, events: &mpsc::Sender<Event>) -> Response<Full<Bytes>> {
+    if request.method() != Method::PUT {
+        return error(StatusCode::METHOD_NOT_ALLOWED, &format!("{PODS}UID{DELETION} is written with PUT"));
+    }
+    let body = match Limited::new(request.into_body(), LONGEST_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("read the request: {problem}")),
+    };
+    match serde_json::from_slice::<Deletion>(&body) {
+        Ok(Deletion { grace_seconds }) => {
+            let grace = Duration::from_secs(grace_seconds.into());
+            match events.send(Event::Deleted { uid, grace }).await {
+                Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
+                Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
+            }
+        }
+        Err(problem) => error(StatusCode::BAD_REQUEST, &format!("expected {{\"graceSeconds\": NUMBER}}: {problem}")),
     }
 }
 

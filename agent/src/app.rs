@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use futures_util::StreamExt;
 use nix::fcntl::{Flock, FlockArg};
@@ -21,6 +21,7 @@ use crate::api;
 use crate::config::Directory;
 use crate::csi::{self, proto, registration_proto};
 use crate::host::{Host, StepError};
+use crate::kube;
 use crate::paths::{Paths, from_agent};
 use crate::reconcile::{Event, Reconciler};
 
@@ -65,9 +66,9 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let identity = format!("{}/{}", settings.node, machine_id());
     let host = Arc::new(Host::prepare(paths.clone(), identity).await.map_err(AppError::Prepare)?);
     let (events, inbox) = mpsc::channel(256);
-    let started = boot_clock();
+    let clock = boot_clock();
     let reconciler =
-        Reconciler::new(settings.node.clone(), host, started, events.clone()).map_err(AppError::Prepare)?;
+        Reconciler::new(settings.node.clone(), host, clock.clone(), events.clone()).map_err(AppError::Prepare)?;
     let reading = directory.read().map_err(config_error)?;
     // The channel is empty and the loop owns its other end.
     let _ = events.send(Event::Objects(reading)).await;
@@ -82,6 +83,11 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
             }
         }
     });
+    if kube::in_cluster() {
+        tokio::spawn(kube::watch(settings.node.clone(), clock, wall_clock(), events.clone()));
+    } else {
+        info!("not in a cluster: of pods' deletions only those are known that the agent's socket is told of");
+    }
     let mut serving = serve(&settings, &paths, &events)?;
     info!(node = settings.node, "moorline agent is ready");
     tokio::select! {
@@ -177,6 +183,11 @@ fn machine_id() -> String {
 fn boot_clock() -> crate::reconcile::Clock {
     let origin = Instant::now();
     Arc::new(move || Instant::now().duration_since(origin))
+}
+
+#[expect(clippy::disallowed_methods, reason = "wiring: the one place where the time of day is read")]
+fn wall_clock() -> kube::WallClock {
+    Arc::new(SystemTime::now)
 }
 
 async fn stopped() -> io::Result<()> {

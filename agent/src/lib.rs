@@ -6,6 +6,7 @@ mod config;
 mod csi;
 pub mod hands;
 pub mod host;
+mod kube;
 mod paths;
 mod probe;
 mod reconcile;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Moment, Observed, Server};
+use moorline_shared::observed::{Deletion, Moment, Observed, Pods, Server};
 use moorline_shared::plan::{self, Desired, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
@@ -37,6 +37,13 @@ pub(crate) enum Event {
         reply: Reply,
     },
     Report(oneshot::Sender<Report>),
+    /// All pods of the node, as the API server has them.
+    Pods(Pods),
+    /// Somebody says that a pod was asked to end, and how much grace it has.
+    Deleted {
+        uid: String,
+        grace: Duration,
+    },
     Probed {
         namespace: NamespaceId,
         answered: bool,
@@ -71,6 +78,7 @@ pub(crate) struct Reconciler {
     in_use: BTreeSet<Name>,
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
+    pods: Pods,
     /// Steps that are under way.
     busy: BTreeMap<Lane, Vec<Step>>,
     setbacks: HashMap<Step, Setback>,
@@ -104,6 +112,7 @@ impl Reconciler {
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
+            pods: Pods::default(),
             busy: BTreeMap::new(),
             setbacks: HashMap::new(),
             waiters: HashMap::new(),
@@ -149,6 +158,14 @@ impl Reconciler {
                     Err(error) => error!("look at the host: {error}"),
                 }
                 return false;
+            }
+            Event::Pods(pods) => self.pods = pods,
+            Event::Deleted { uid, grace } => {
+                let asked = (self.clock)();
+                // Told of for as long as it has volumes here.
+                let mine = |uid: &String| self.desired.publications.values().any(|p| p.pod.uid == *uid);
+                self.pods.known.retain(|uid, _| mine(uid));
+                self.pods.known.insert(uid, Some(Deletion { asked, ends: asked + grace }));
             }
             Event::Probed { namespace, answered } => return self.note_probe(&namespace, answered),
             Event::Did { step, result } => self.note_result(step, result),
@@ -213,6 +230,7 @@ impl Reconciler {
     fn observe(&self) -> std::io::Result<Observed> {
         let mut observed = self.host.observe(&self.desired.publications)?;
         observed.servers = self.servers.clone();
+        observed.pods = self.pods.clone();
         plan::note_under_way(&mut observed, self.busy.values().flatten());
         Ok(observed)
     }
@@ -237,7 +255,9 @@ impl Reconciler {
         self.setbacks.retain(|step, _| steps.contains(step) || self.busy.contains_key(&step.lane()));
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
         for step in steps {
-            let held_back = self.setbacks.get(&step).is_some_and(|setback| setback.until > now);
+            let paused = self.setbacks.get(&step).is_some_and(|setback| setback.until > now);
+            // What ends for its pod's sake, and not for good, has no time to lose.
+            let held_back = paused && !matches!(&step, Step::Abort(id) if !plan::superseded(&observed, id));
             if !held_back && !self.busy.contains_key(&step.lane()) {
                 lanes.entry(step.lane()).or_default().push(step);
             }
@@ -355,12 +375,15 @@ fn shares_in_use(observed: &Observed) -> BTreeSet<Name> {
     superblocks.map(|superblock| superblock.share.clone()).collect()
 }
 
-/// An error with all its causes, once.
+/// An error with all its causes, each said once: some libraries' errors repeat their cause themselves.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
         source = cause.source();
     }
     text

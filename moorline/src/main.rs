@@ -65,7 +65,9 @@ fn run_agent(agent: Agent) -> Exit {
 
 fn start_logging(format: LogFormat) {
     // The WireGuard library warns of each handshake that a dead peer does not answer; the tunnel says it better, once.
-    let filter = EnvFilter::builder().parse_lossy(env::var("MOORLINE_LOG").unwrap_or("info,boringtun=off".into()));
+    // So does the Kubernetes library of each try at an API server that is away.
+    let filter = env::var("MOORLINE_LOG").unwrap_or("info,boringtun=off,kube_client=off,kube_runtime=off".into());
+    let filter = EnvFilter::builder().parse_lossy(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -27,6 +27,7 @@ pub struct Observed {
     pub copies: BTreeMap<SuperblockId, Copies>,
     /// Who is in the containers of a read-write publication; none where nobody is.
     pub occupants: BTreeMap<PublicationId, Occupants>,
+    pub pods: Pods,
 }
 
 /// The processes of containers, judged by the one that is furthest from its end.
@@ -38,6 +39,21 @@ pub enum Occupants {
     /// wrote.
     Ending,
     Living,
+}
+
+/// The node's pods, by UID, as far as anybody speaks of them: those that stay, and those that were asked to end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pods {
+    pub known: BTreeMap<String, Option<Deletion>>,
+    /// A pod that is not among them is no more.
+    pub complete: bool,
+}
+
+/// A pod's way out: from when it was asked to end until its grace period is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion {
+    pub asked: Moment,
+    pub ends: Moment,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use crate::gateway::Gateway;
 use crate::health::Health;
@@ -221,6 +222,15 @@ pub fn health(desired: &Desired, observed: &Observed, now: Moment, superblock: &
     }
 }
 
+/// A newer epoch has taken its place.
+pub fn superseded(observed: &Observed, id: &SuperblockId) -> bool {
+    let newer = |other: &SuperblockId| other.share == id.share && other.user == id.user && other.epoch > id.epoch;
+    observed.superblocks.iter().any(newer)
+}
+
+/// How long before the end of its grace period a pod's own superblock is aborted: what waits in it needs time to end.
+const LAST_CALL: Duration = Duration::from_secs(3);
+
 struct View<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
@@ -241,7 +251,7 @@ impl<'a> View<'a> {
                 steps.push(Step::Retire { superblock: id.clone(), abort: away || self.superseded(id) });
             } else if let User::ReadWrite(publication) = id.user
                 && away
-                && (self.observed.occupants.get(&publication) == Some(&Occupants::Killed) || !self.needed(id))
+                && (self.may_lose(publication) || !self.needed(id))
             {
                 steps.push(Step::Abort(id.clone()));
             }
@@ -422,10 +432,24 @@ impl<'a> View<'a> {
     }
 
     fn superseded(&self, id: &SuperblockId) -> bool {
-        self.observed
-            .superblocks
-            .iter()
-            .any(|other| other.share == id.share && other.user == id.user && other.epoch > id.epoch)
+        superseded(self.observed, id)
+    }
+
+    /// While its server is away: whether nobody waits any more for what this pod has not written yet.
+    fn may_lose(&self, id: PublicationId) -> bool {
+        let occupants = self.observed.occupants.get(&id);
+        let Some(publication) = self.desired.publications.get(&id) else { return true };
+        let pods = &self.observed.pods;
+        occupants == Some(&Occupants::Killed)
+            || match pods.known.get(&publication.pod.uid) {
+                Some(None) => false,
+                Some(Some(deletion)) => {
+                    let grace = deletion.ends.saturating_sub(deletion.asked);
+                    self.now + LAST_CALL.min(grace / 3) >= deletion.ends
+                }
+                // One that was just made may be here before the word of it is: it lives.
+                None => pods.complete && occupants == Some(&Occupants::Ending),
+            }
     }
 
     /// A wanted publication rests on it, or will until it is replaced.

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::command::checked;
+use crate::command::{checked, run};
 use crate::container::{Bind, Container, Spec};
 use crate::csi::Csi;
 use crate::kit;
@@ -16,6 +17,7 @@ use crate::node::Node;
 use crate::objects::KEYS;
 use crate::wait::{eventually, seconds};
 
+const SOCKET: &str = "/run/moorline/agent.sock";
 const CONFIG: &str = "/etc/moorline";
 
 #[derive(Debug)]
@@ -103,6 +105,14 @@ impl Agent {
     pub fn status(&self) -> Value {
         let text = checked(Command::new(kit::executable("moorline")).args(["status", "--json"]), None);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("moorline status --json: {error}\n{text}"))
+    }
+
+    /// Tells it that a pod was asked to end, which in a cluster the API server does.
+    #[track_caller]
+    pub fn hears_of_deletion(&self, pod_uid: &str, grace: Duration) {
+        let body = format!("{{\"graceSeconds\": {}}}", grace.as_secs());
+        let url = format!("http://moorline/v1/pods/{pod_uid}/deletion");
+        run("curl", ["-sS", "--fail-with-body", "--unix-socket", SOCKET, "-X", "PUT", "-d", &body, &url]);
     }
 
     /// All it has logged, over restarts.

@@ -103,6 +103,11 @@ impl Draft {
         self.doing("hold", path)
     }
 
+    /// Writes one record without fsync, and keeps the descriptor: what it wrote is written back when it ends.
+    pub fn dirtying(self, path: &str) -> Self {
+        self.doing("dirty", path)
+    }
+
     /// Tries to write where it must not be able to.
     pub fn trespassing(self, path: &str) -> Self {
         self.doing("trespass", path)
@@ -268,10 +273,13 @@ impl Pod {
         assert!(failed.is_empty(), "pod {}: {op:?} failed: {failed:?}", self.name);
     }
 
-    /// What kubelet does when a pod is deleted: SIGTERM, SIGKILL after the grace period, and when the container is
-    /// gone the volumes are unpublished.
+    /// What happens when a pod is deleted: everybody is told, then kubelet sends SIGTERM, and SIGKILL after the grace
+    /// period, and gives the volumes back when the container is gone.
     #[track_caller]
     pub fn delete(self, agent: &Agent, grace: Duration) {
+        if let Some(volume) = self.volumes.first() {
+            agent.hears_of_deletion(&volume.pod_uid, grace);
+        }
         self.container.stop(grace);
         self.container.delete();
         self.sub_paths.iter().for_each(|place| detach_all(place));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::observed::{Copies, Server};
+use crate::observed::{Copies, Deletion, Server};
 use crate::publication::Pod;
 use crate::yaml::{Located, parse};
 
@@ -423,4 +423,47 @@ fn when_every_server_falls_silent_at_once_nothing_is_fenced_and_nothing_moves() 
     assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
     assert!(world.observed.superblocks.iter().all(|id| id.epoch == 1));
     world.settle();
+}
+
+#[test]
+fn nothing_is_published_from_a_server_that_is_away() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(0));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerDies(0));
+    world.apply(&Op::ServerDies(1));
+    (0..8).for_each(|_| world.second(0, 0));
+    world.apply(&Op::Publish(1));
+    (0..3).for_each(|_| world.second(0, 0));
+    assert!(!world.observed.is_published(World::publication(1).id()));
+    world.settle();
+}
+
+#[test]
+fn what_a_pod_did_not_write_is_lost_when_its_grace_ends_and_not_while_anybody_may_count_on_it() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerDies(0));
+    (0..8).for_each(|_| world.second(0, 0));
+    let id = World::publication(2).id();
+    let (now, second) = (world.now, Duration::from_secs(1));
+    let deletion = |grace: u32| Some(Deletion { asked: now, ends: now + grace * second });
+    let mut aborts = |occupants, told: Option<Option<Deletion>>, complete, at: u32| {
+        world.observed.occupants = BTreeMap::from([(id, occupants)]);
+        world.observed.pods.known = told.map(|told| (String::new(), told)).into_iter().collect();
+        world.observed.pods.complete = complete;
+        let steps = plan(&world.desired, &world.observed, now + at * second);
+        steps.iter().any(|step| matches!(step, Step::Abort(_)))
+    };
+    use Occupants::{Ending, Killed, Living};
+    assert!(!aborts(Living, None, false, 3600), "nobody says that it was deleted");
+    assert!(!aborts(Ending, None, false, 3600), "it may have ended well");
+    assert!(!aborts(Ending, Some(None), true, 3600), "it may have ended well, and its pod stays");
+    assert!(aborts(Ending, None, true, 0), "its pod is no more");
+    assert!(!aborts(Living, None, true, 0), "the word of it may be late");
+    assert!(!aborts(Living, Some(deletion(30)), true, 26) && !aborts(Ending, Some(deletion(30)), true, 26));
+    assert!(aborts(Living, Some(deletion(30)), true, 27) && aborts(Ending, Some(deletion(30)), true, 27));
+    assert!(aborts(Living, Some(deletion(0)), true, 0), "no grace");
+    assert!(aborts(Killed, Some(None), true, 0));
 }

@@ -1,6 +1,6 @@
 //! The application of the lab's pods. It knows nothing of moorline: it reads, writes, and writes down what it saw.
 //!
-//! Each argument is JOB:PATH with JOB one of read, write, hold, trespass; each job runs in a thread of its own, so that
+//! Each argument is JOB:PATH with JOB one of read, write, hold, dirty, trespass; each job runs in a thread of its own, so that
 //! one that blocks does not silence the others.
 
 use std::cell::Cell;
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             "read" => thread::Builder::new().name("read".into()).spawn(move || rounds(|_| read(&path))),
             "write" => thread::Builder::new().name("write".into()).spawn(move || rounds(|number| write(&path, number))),
             "hold" => thread::Builder::new().name("hold".into()).spawn(move || hold(&path)),
+            "dirty" => thread::Builder::new().name("dirty".into()).spawn(move || dirty(&path)),
             "trespass" => thread::Builder::new().name("trespass".into()).spawn(move || rounds(|_| trespass(&path))),
             other => Err(io::Error::other(format!("{other}: no such job"))),
         };
@@ -135,6 +136,21 @@ fn hold(path: &str) {
         offset.set(offset.get() + if event.succeeded() { event.bytes } else { 0 });
         event
     });
+}
+
+/// What is written and not synced stays on the node until the descriptor is closed, here by the process's end.
+fn dirty(path: &str) {
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
+    let done = opened.and_then(|file| {
+        file.write_all_at(data::record(1).as_bytes(), 0)?;
+        say(&Event { at: monotonic(), tag: "1".into(), ..event(Op::Dirty, path, Ok(())) });
+        loop {
+            thread::park();
+        }
+    });
+    if let Err::<(), _>(error) = done {
+        say(&Event { at: monotonic(), ..event(Op::Dirty, path, Err(error)) });
+    }
 }
 
 /// Acknowledged means there: the first record up to `number` that is not. A log that cannot be read proves nothing.

@@ -1,5 +1,7 @@
 //! A pod is deleted while its server is away: it goes within its grace period, and kubelet is not left waiting.
 
+use nix::sys::signal::Signal;
+
 use crate::agent::Agent;
 use crate::container::{Bind, Container, Propagation, Spec};
 use crate::data;
@@ -10,7 +12,7 @@ use crate::node::Node;
 use crate::objects;
 use crate::pod::{Draft, Pod};
 use crate::site::Site;
-use crate::wait::{eventually, now, seconds};
+use crate::wait::{eventually, now, seconds, throughout};
 
 pub(super) fn while_blackholed() {
     let node = Node::new("node1");
@@ -110,4 +112,42 @@ fn stuck_in_fsync_goes<T>(beside: impl FnOnce() -> T, draft: fn(&Node, &Agent, &
         ["checkpoints/neighbour", "checkpoints/part/neighbour"].iter().find_map(|path| site.tree().try_read(path));
     neighbour.lost_nothing(&log.expect("the neighbour's log"));
     neighbour.delete(&agent, seconds(10));
+}
+
+/// What a pod wrote and did not sync goes to the server when its processes end. With the server away they can't: nobody
+/// can tell such a process that it was killed, and it goes at the end of its grace period all the same.
+pub(super) fn with_unwritten_data() {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    let agent = Agent::start(&node, &objects::usual(false, &[&site]));
+    let pod =
+        Draft::new("dirty").with_share(&node, &agent, "checkpoints", false).dirtying("/mnt/checkpoints/late").start();
+    // It may be open by then, but nothing is written back for half a minute.
+    pod.next("writes", seconds(20), |event| event.op == Op::Dirty && event.succeeded());
+    site.blackhole();
+    let grace = seconds(15);
+    let began = now();
+    pod.delete(&agent, grace);
+    let took = now() - began;
+    assert!(took < grace, "grace was {grace:?}, gone after {took:?}");
+}
+
+/// A job that ends by itself while its server is away has done nothing wrong: nobody deletes its pod, and what it wrote
+/// waits for the server, as hard promises.
+pub(super) fn a_job_that_ends_in_an_outage() {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    let agent = Agent::start(&node, &objects::usual(false, &[&site]));
+    let pod =
+        Draft::new("job").with_share(&node, &agent, "checkpoints", false).dirtying("/mnt/checkpoints/result").start();
+    pod.next("writes", seconds(20), |event| event.op == Op::Dirty && event.succeeded());
+    site.blackhole();
+    pod.container().kill(Signal::SIGTERM);
+    throughout("it waits for its server", seconds(12), || {
+        if pod.container().alive() { Ok(()) } else { Err("it has ended, and what it wrote is lost") }
+    });
+    site.heal();
+    eventually("it ends", seconds(60), || if pod.container().alive() { Err("still there") } else { Ok(()) });
+    assert_eq!(data::records(&site.read("checkpoints/result")), [1], "what it wrote is on the server");
+    pod.delete(&agent, seconds(10));
 }

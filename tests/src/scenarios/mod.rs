@@ -35,6 +35,8 @@ pub const ALL: &[Scenario] = &[
         180,
         deletion::writer_stuck_in_fsync_seen_by_strangers,
     ),
+    scenario("pod_with_unwritten_data_goes_in_time", 180, deletion::with_unwritten_data),
+    scenario("a_job_that_ends_in_an_outage_keeps_what_it_wrote", 180, deletion::a_job_that_ends_in_an_outage),
     scenario("a_lost_uplink_fences_nobody", 180, failover::a_lost_uplink_fences_nobody),
     scenario("broken_objects_and_a_restart", 180, adoption::broken_objects_and_a_restart),
     scenario("a_wrong_gateway_is_corrected", 180, bad_input::a_wrong_gateway_is_corrected),

@@ -1,0 +1,282 @@
+//! What the API server says of this node's pods: which are being deleted, and when their grace periods end. Only
+//! metadata is read, and nothing else of the agent depends on it.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{ObjectMeta, PartialObjectMeta};
+use kube::config::InClusterError;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Config};
+use moorline_shared::observed::{Deletion, Moment, Pods};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::reconcile::{Clock, Event, chain};
+
+/// Reads the time of day, for nothing but to hold it against the API server's.
+pub(crate) type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// How long one watch lasts, in seconds. A connection that died in silence is noticed five seconds after that.
+const WATCH: u32 = 60;
+
+type Metadata = PartialObjectMeta<Pod>;
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("read the service account's files")]
+    ServiceAccount(#[source] InClusterError),
+    #[error("prepare a connection to the API server")]
+    Client(#[source] kube::Error),
+}
+
+/// Whether this process runs in a pod, and that pod was given a token.
+pub(crate) fn in_cluster() -> bool {
+    env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).exists()
+}
+
+/// Tells the loop of every change, until the loop has ended. While the API server is away what it said last stands.
+pub(crate) async fn watch(node: String, clock: Clock, wall: WallClock, events: mpsc::Sender<Event>) {
+    let pods: Api<Metadata> = match connect() {
+        Ok(client) => Api::all(client),
+        Err(error) => {
+            return warn!(
+                "{}: pods' deletions are not known beforehand; is the ServiceAccount's token mounted whole?",
+                chain(&error)
+            );
+        }
+    };
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).timeout(WATCH);
+    let mut stream = pin!(watcher(pods, config).default_backoff());
+    let mut known = Known::default();
+    // Whether the API server is heard, as it was last said in the log.
+    let mut heard = None;
+    while let Some(event) = stream.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) if is_outdated(&error) => {
+                debug!("listing pods anew: {error}");
+                continue;
+            }
+            Err(error) => {
+                if heard != Some(false) {
+                    warn!(
+                        "watch the pods of {node}: {}; {}; trying on, what was said last stands",
+                        chain(&error),
+                        cure(&error)
+                    );
+                }
+                heard = Some(false);
+                continue;
+            }
+        };
+        // `Init` says that a list will be asked for, not that one has come.
+        if heard != Some(true) && !matches!(event, watcher::Event::Init) {
+            info!("the API server tells which pods of {node} are being deleted");
+            heard = Some(true);
+        }
+        if let Some(changed) = known.take_in(event, wall(), clock())
+            && events.send(Event::Pods(changed)).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn connect() -> Result<Client, ConnectError> {
+    let config = Config::incluster_env().map_err(ConnectError::ServiceAccount)?;
+    Client::try_from(config).map_err(ConnectError::Client)
+}
+
+/// The API server's status, if it answered at all.
+fn code(error: &watcher::Error) -> Option<u16> {
+    use watcher::Error;
+    match error {
+        Error::WatchError(status) => Some(status.code),
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+        | Error::WatchFailed(kube::Error::Api(status)) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// The version that was watched from is no longer kept: ordinary, the next list follows at once.
+fn is_outdated(error: &watcher::Error) -> bool {
+    code(error) == Some(410)
+}
+
+fn cure(error: &watcher::Error) -> &'static str {
+    match code(error) {
+        Some(401 | 403) => "its ServiceAccount must be allowed to get, list and watch pods: is the ClusterRole bound?",
+        Some(_) => "the API server answers with an error",
+        None => "is the API server away?",
+    }
+}
+
+/// When a pod was asked to end, and when its grace period is over; none for a pod that may stay.
+///
+/// The node's time of day may differ from the API server's: it can't make the grace period longer than it is, nor end it
+/// before now.
+fn deletion(metadata: &ObjectMeta, wall: SystemTime, now: Moment) -> Option<Deletion> {
+    let Time(at) = metadata.deletion_timestamp.as_ref()?;
+    let grace = metadata.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let grace = Duration::from_secs(grace.unwrap_or_default());
+    let left = SystemTime::from(*at).duration_since(wall).unwrap_or_default().min(grace);
+    let ends = now + left;
+    Some(Deletion { asked: ends.saturating_sub(grace), ends })
+}
+
+/// The node's pods by UID, and what is known of the end of those that are being deleted.
+#[derive(Default)]
+struct Known {
+    pods: BTreeMap<String, Option<Ending>>,
+    /// What a list that is under way has brought so far.
+    listed: BTreeMap<String, Option<Ending>>,
+}
+
+#[derive(Clone, PartialEq)]
+struct Ending {
+    /// What the API server said: as long as it says the same, `deletion` stays what it was when it first did.
+    timestamp: Option<Time>,
+    grace: Option<i64>,
+    deletion: Deletion,
+}
+
+impl Known {
+    /// All of them, if any has changed. There is nothing to say before the first list is whole.
+    fn take_in(&mut self, event: watcher::Event<Metadata>, wall: SystemTime, now: Moment) -> Option<Pods> {
+        let before = self.pods.clone();
+        let mut first = false;
+        match event {
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitApply(pod) => {
+                let looked = self.look_at(&pod.metadata, wall, now);
+                self.listed.extend(looked);
+            }
+            watcher::Event::InitDone => {
+                self.pods = std::mem::take(&mut self.listed);
+                first = true;
+            }
+            watcher::Event::Apply(pod) => {
+                let looked = self.look_at(&pod.metadata, wall, now);
+                self.pods.extend(looked);
+            }
+            watcher::Event::Delete(pod) => drop(pod.metadata.uid.and_then(|uid| self.pods.remove(&uid))),
+        }
+        let deletion = |ending: &Option<Ending>| ending.as_ref().map(|ending| ending.deletion);
+        (first || self.pods != before).then(|| Pods {
+            known: self.pods.iter().map(|(uid, ending)| (uid.clone(), deletion(ending))).collect(),
+            complete: true,
+        })
+    }
+
+    fn look_at(&self, metadata: &ObjectMeta, wall: SystemTime, now: Moment) -> Option<(String, Option<Ending>)> {
+        let uid = metadata.uid.clone()?;
+        let (timestamp, grace) = (metadata.deletion_timestamp.clone(), metadata.deletion_grace_period_seconds);
+        let ending = deletion(metadata, wall, now).map(|deletion| match self.pods.get(&uid) {
+            Some(Some(known)) if known.timestamp == timestamp && known.grace == grace => known.clone(),
+            _ => Ending { timestamp, grace, deletion },
+        });
+        Some((uid, ending))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use kube::core::PartialObjectMetaExt;
+    use watcher::Event;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+    }
+
+    fn moment(seconds: u64) -> Moment {
+        Duration::from_secs(seconds)
+    }
+
+    fn ending(uid: &str, ends: u64, grace: i64) -> Metadata {
+        ObjectMeta {
+            uid: Some(uid.to_owned()),
+            deletion_timestamp: Some(Time(at(ends).try_into().unwrap())),
+            deletion_grace_period_seconds: Some(grace),
+            ..ObjectMeta::default()
+        }
+        .into_response_partial()
+    }
+
+    fn staying(uid: &str) -> Metadata {
+        ObjectMeta { uid: Some(uid.to_owned()), ..ObjectMeta::default() }.into_response_partial()
+    }
+
+    fn span(asked: u64, ends: u64) -> Deletion {
+        Deletion { asked: moment(asked), ends: moment(ends) }
+    }
+
+    #[track_caller]
+    fn expect(changed: Option<Pods>, pods: &[(&str, Option<Deletion>)]) {
+        let known = pods.iter().map(|(uid, deletion)| ((*uid).to_owned(), *deletion)).collect();
+        assert_eq!(changed, Some(Pods { known, complete: true }));
+    }
+
+    #[test]
+    fn a_grace_period_ends_when_it_does_and_no_clock_stretches_it() {
+        let seen = |wall, now, grace| deletion(&ending("a", 30, grace).metadata, at(wall), moment(now));
+        assert_eq!(seen(0, 100, 30), Some(span(100, 130)), "asked just now");
+        assert_eq!(seen(20, 100, 30), Some(span(80, 110)), "asked a while ago: the agent has restarted");
+        assert_eq!(seen(20, 5, 30), Some(span(0, 15)), "asked before the origin of the loop's clock");
+        assert_eq!(seen(500, 100, 30), Some(span(70, 100)), "long over, or the node's clock is ahead");
+        assert_eq!(seen(0, 100, 10), Some(span(100, 110)), "the node's clock is behind");
+        assert_eq!(seen(0, 100, 0), Some(span(100, 100)), "no grace");
+        assert_eq!(seen(0, 100, -1), Some(span(100, 100)), "nonsense");
+        assert_eq!(deletion(&staying("a").metadata, at(0), moment(100)), None);
+    }
+
+    #[test]
+    fn an_end_is_fixed_when_first_seen_and_moves_only_with_the_word_of_it() {
+        let mut known = Known::default();
+        expect(known.take_in(Event::Apply(staying("a")), at(0), moment(100)), &[("a", None)]);
+        let changed = known.take_in(Event::Apply(ending("a", 30, 30)), at(0), moment(100));
+        expect(changed, &[("a", Some(span(100, 130)))]);
+        // The node's clock was set back: the end stays where it was.
+        assert_eq!(known.take_in(Event::Apply(ending("a", 30, 30)), at(5), moment(120)), None);
+        // Deleted once more, with less grace.
+        let changed = known.take_in(Event::Apply(ending("a", 12, 2)), at(10), moment(110));
+        expect(changed, &[("a", Some(span(110, 112)))]);
+    }
+
+    #[test]
+    fn a_list_takes_the_place_of_what_was_known_when_it_is_whole() {
+        let mut known = Known::default();
+        for uid in ["a", "b"] {
+            known.take_in(Event::Apply(ending(uid, 30, 30)), at(0), moment(100));
+        }
+        for event in [Event::Init, Event::InitApply(ending("c", 60, 30)), Event::Init] {
+            assert_eq!(known.take_in(event, at(10), moment(110)), None, "cut short");
+        }
+        for event in [Event::InitApply(ending("b", 30, 30)), Event::InitApply(staying("d"))] {
+            assert_eq!(known.take_in(event, at(40), moment(140)), None);
+        }
+        let listed = known.take_in(Event::InitDone, at(40), moment(140));
+        expect(listed, &[("b", Some(span(100, 130))), ("d", None)]);
+        expect(known.take_in(Event::Delete(ending("b", 30, 30)), at(41), moment(141)), &[("d", None)]);
+        assert_eq!(known.take_in(Event::Delete(staying("e")), at(41), moment(141)), None);
+    }
+
+    #[test]
+    fn an_empty_list_is_news_of_its_own() {
+        expect(Known::default().take_in(Event::InitDone, at(0), moment(1)), &[]);
+    }
+}
