@@ -27,13 +27,15 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it with `objects` as its configuration and the node's key for the gateway `gw`, and waits until its
+    /// Starts it with `objects` as its configuration and the node's keys for the gateways `gw` and `solo`, and waits until its
     /// CSI socket answers.
     #[track_caller]
     pub fn start(node: &Node, objects: &str) -> Self {
         // The folder on the node that plays the ConfigMap, and the one that plays the Secret.
         write(&host_config().join("objects.yaml"), objects);
-        write(&Path::new("/srv/secret").join("gw.key"), &format!("{}\n", node.key().private));
+        for (gateway, key) in [("gw", node.key()), ("solo", node.solo_key())] {
+            write(&Path::new("/srv/secret").join(format!("{gateway}.key")), &format!("{}\n", key.private));
+        }
         let spec = spec(&daemonset(), node.name());
         let container = Some(Container::start("agent", &spec));
         let agent = Self { spec, container };

@@ -1,6 +1,7 @@
 //! The product in under a minute, told as it happens: a pod, two shares, a tunnel, a death.
 
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -62,7 +63,12 @@ pub fn run(colour: bool) {
     }
 
     tell.act("The agent, in a container with named capabilities and not one privilege more.");
-    let mut agent = Agent::start(&node, &objects::usual(true, &[&a, &b]));
+    let objects = [
+        objects::usual(true, &[&a, &b]),
+        objects::gateway("solo", false, &[&a, &b]),
+        objects::share_of("journal", "solo", "checkpoints", "ReadWrite"),
+    ];
+    let mut agent = Agent::start(&node, &objects.join("---\n"));
     tell.note(&agent.capabilities().join(" "));
 
     tell.act("A pod with no privilege at all asks for `datasets`, read-only, and `checkpoints`.");
@@ -78,6 +84,10 @@ pub fn run(colour: bool) {
     tell.well(&format!("reads {} KB, checksum right, in {:.0} ms", read.bytes / 1000, read.took * 1000.0));
     let record = pod.writes(seconds(30)).tag;
     tell.well(&format!("writes: record {record} acknowledged by fsync"));
+    tell.note("And one that writes `journal`, whose Gateway does not say that its sites share their data.");
+    let keeper =
+        Draft::new("keeper").with_share(&node, &agent, "journal", false).writing("/mnt/journal/journal").start();
+    keeper.writes(seconds(30));
     print!("{}", indented(&checked(Command::new(kit::executable("moorline")).arg("status"), None)));
 
     let first = agent.target("datasets");
@@ -108,6 +118,12 @@ pub fn run(colour: bool) {
     assert!((1..=pod.acknowledged()).all(|number| written.contains(&number)), "an acknowledged record is lost");
     tell.well(&format!("all {} acknowledged records are there", pod.acknowledged()));
 
+    keeper.blocks(Op::Write, seconds(1));
+    keeper.never_failed(Op::Write);
+    assert_eq!(agent.target("journal"), dying.name());
+    tell.bad("`journal` waits for its own site, as hard promises; `moorline status` says so:");
+    tell.note(&waiting(&agent, "journal"));
+
     tell.act("The agent is killed with -9, and comes back.");
     let failures = failures(&pod);
     agent.kill9();
@@ -117,13 +133,18 @@ pub fn run(colour: bool) {
     assert_eq!(self::failures(&pod), failures, "the pod saw an error");
     tell.well("the pod saw no error");
 
-    tell.act(&format!("Site {} falls into a black hole, and the pod is deleted.", other.name()));
+    tell.act(&format!("Site {} falls into a black hole, and the pods are deleted.", other.name()));
     other.blackhole();
     pod.blocks(Op::Write, seconds(1));
     tell.bad("the pod waits for a server that does not answer");
     let grace = seconds(5);
     let deleted = now();
-    pod.delete(&agent, grace);
+    thread::scope(|scope| {
+        for pod in [pod, keeper] {
+            scope.spawn(|| pod.delete(&agent, grace));
+        }
+    });
+    assert!(since(deleted) < grace.as_secs_f64(), "gone after {:.1} s", since(deleted));
     tell.well(&format!("gone after {:.1} s, with a grace period of {} s", since(deleted), grace.as_secs()));
     let nothing = eventually("nothing is published", seconds(10), || {
         let publications = agent.status()["publications"].clone();
@@ -131,6 +152,15 @@ pub fn run(colour: bool) {
     });
     assert!(nothing);
     println!("\n{}\n", tell.paint("1", &format!("One pod, one tunnel, one death: told in {:.0} s.", tell.passed())));
+}
+
+fn waiting(agent: &Agent, share: &str) -> String {
+    eventually("the status says what is waited for", seconds(10), || {
+        let status = agent.status();
+        let shares = status["shares"].as_array().cloned().unwrap_or_default();
+        let share = shares.into_iter().find(|known| known["name"] == share).ok_or(status)?;
+        share["waiting"].as_str().map(str::to_owned).ok_or(share)
+    })
 }
 
 fn failures(pod: &crate::pod::Pod) -> usize {

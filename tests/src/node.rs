@@ -8,13 +8,16 @@ use std::rc::Rc;
 use crate::command::{run, run_with_input, sh};
 use crate::wire::Wire;
 
-/// The node's address inside every tunnel.
+/// The node's address inside the tunnels of gateway `gw`.
 pub const INNER: &str = "10.90.0.2";
+/// And inside those of gateway `solo`.
+pub const SOLO_INNER: &str = "10.90.0.3";
 
 #[derive(Debug)]
 pub struct Node {
     name: String,
     key: Key,
+    solo_key: Key,
     wire: Rc<Wire>,
     links: Cell<u8>,
 }
@@ -45,15 +48,27 @@ impl Node {
     #[track_caller]
     pub fn new(name: &str) -> Self {
         sh(&format!("hostname {name}"));
-        Self { name: name.into(), key: Key::new(), wire: Rc::new(Wire::new()), links: Cell::new(0) }
+        Self {
+            name: name.into(),
+            key: Key::new(),
+            solo_key: Key::new(),
+            wire: Rc::new(Wire::new()),
+            links: Cell::new(0),
+        }
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// Its key for gateway `gw`.
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// Each tunnel to a site needs a key of its own: WireGuard sends what is for a key to whoever used it last.
+    pub fn solo_key(&self) -> &Key {
+        &self.solo_key
     }
 
     /// What leads to its sites.

@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 
-use crate::node::INNER;
+use crate::node::{INNER, SOLO_INNER};
 use crate::site::Site;
 
 /// Where the agent finds the gateways' private keys.
 pub const KEYS: &str = "/etc/moorline-keys";
 
-/// A Gateway over these sites, the failover order.
+/// A Gateway over these sites, the failover order. The node has a key and an address for two: `gw` and `solo`.
 pub fn gateway(name: &str, shared_data: bool, sites: &[&Site]) -> String {
+    let inner = if name == "solo" { SOLO_INNER } else { INNER };
     let mut yaml = format!(
         "apiVersion: moorline.io/v1alpha1
 kind: Gateway
@@ -17,7 +18,7 @@ metadata: {{name: {name}}}
 spec:
   path: tunnel
   sharedData: {shared_data}
-  tunnel: {{address: {INNER}, privateKeyFile: {KEYS}/{name}.key, mtu: 1420}}
+  tunnel: {{address: {inner}, privateKeyFile: {KEYS}/{name}.key, mtu: 1420}}
   targets:
 "
     );
@@ -32,11 +33,16 @@ spec:
 
 /// A Share that pods of the namespace `training` may use.
 pub fn share(name: &str, gateway: &str, access: &str) -> String {
+    share_of(name, gateway, name, access)
+}
+
+/// A Share of an export of another name.
+pub fn share_of(name: &str, gateway: &str, export: &str, access: &str) -> String {
     format!(
         "apiVersion: moorline.io/v1alpha1
 kind: Share
 metadata: {{name: {name}}}
-spec: {{gateway: {gateway}, export: /{name}, access: {access}, namespaces: [training]}}
+spec: {{gateway: {gateway}, export: /{export}, access: {access}, namespaces: [training]}}
 "
     )
 }

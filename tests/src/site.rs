@@ -102,7 +102,7 @@ impl Site {
         let key = Key::new();
         let wire = node.wire();
         wire.join(name, &inside, &outer(number, 2), &outer(number, 1));
-        tunnel(&inside, number, &key, &node.key().public);
+        tunnel(&inside, number, &key, node);
         let records_daemon = serve(&inside, &tree);
         let site = Self { name: name.into(), number, key, tree, wire, inside, records_daemon };
         site.wait_until_serving();
@@ -199,16 +199,18 @@ fn outer(number: u8, host: u8) -> String {
 }
 
 #[track_caller]
-fn tunnel(inside: &Namespace, number: u8, key: &Key, peer: &str) {
-    let (private, inner) = (&key.private, node::INNER);
+fn tunnel(inside: &Namespace, number: u8, key: &Key, node: &Node) {
+    let (private, inner, solo_inner) = (&key.private, node::INNER, node::SOLO_INNER);
+    let (peer, solo) = (&node.key().public, &node.solo_key().public);
     inside.sh(&format!(
         "mount -t tmpfs run /run; mkdir -p /run/wireguard
          umask 077; echo {private} >/run/key
          wireguard-go wg0 2>/run/wireguard-go.log || {{ cat /run/wireguard-go.log; exit 1; }}
-         wg set wg0 listen-port {PORT} private-key /run/key peer {peer} allowed-ips {inner}/32
+         wg set wg0 listen-port {PORT} private-key /run/key peer {peer} allowed-ips {inner}/32 \
+           peer {solo} allowed-ips {solo_inner}/32
          ip addr add 10.90.{number}.1/32 dev wg0
          ip link set wg0 mtu 1420 up
-         ip route add {inner} dev wg0"
+         ip route add {inner} dev wg0; ip route add {solo_inner} dev wg0"
     ));
 }
 
