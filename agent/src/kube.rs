@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ObjectMeta, PartialObjectMeta};
 use kube::config::InClusterError;
+use kube::core::Status;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config};
 use moorline_shared::observed::{Deletion, Moment, Pods};
@@ -26,8 +27,10 @@ pub(crate) type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// How long one watch lasts, in seconds. A connection that died in silence is noticed five seconds after that.
-const WATCH: u32 = 60;
+/// How long one watch lasts, in seconds: its end is the only sign of life of a node whose pods stay as they are.
+const WATCH: u32 = 30;
+/// A connection that is silent for longer is dead. Without this a request waits as long as TCP tries: a quarter of an hour.
+const SILENCE: Duration = Duration::from_secs(WATCH as u64 + 5);
 
 type Metadata = PartialObjectMeta<Pod>;
 
@@ -69,11 +72,7 @@ pub(crate) async fn watch(node: String, clock: Clock, wall: WallClock, events: m
             }
             Err(error) => {
                 if heard != Some(false) {
-                    warn!(
-                        "watch the pods of {node}: {}; {}; trying on, what was said last stands",
-                        chain(&error),
-                        cure(&error)
-                    );
+                    warn!("watch the pods of {node}: {}; trying on, what was said last stands", explain(&error));
                 }
                 heard = Some(false);
                 continue;
@@ -84,41 +83,48 @@ pub(crate) async fn watch(node: String, clock: Clock, wall: WallClock, events: m
             info!("the API server tells which pods of {node} are being deleted");
             heard = Some(true);
         }
-        if let Some(changed) = known.take_in(event, wall(), clock())
-            && events.send(Event::Pods(changed)).await.is_err()
-        {
-            return;
+        if let Some(changed) = known.take_in(event, wall(), clock()) {
+            debug!("pods, by UID: {changed:?}");
+            if events.send(Event::Pods(changed)).await.is_err() {
+                return;
+            }
         }
     }
 }
 
 fn connect() -> Result<Client, ConnectError> {
-    let config = Config::incluster_env().map_err(ConnectError::ServiceAccount)?;
+    let mut config = Config::incluster_env().map_err(ConnectError::ServiceAccount)?;
+    config.read_timeout = Some(SILENCE);
+    // Counted from the request, not from when its connection was last used.
+    config.reset_reader_on_write = true;
     Client::try_from(config).map_err(ConnectError::Client)
 }
 
-/// The API server's status, if it answered at all.
-fn code(error: &watcher::Error) -> Option<u16> {
+/// What the API server answered, if it answered at all.
+fn answer(error: &watcher::Error) -> Option<&Status> {
     use watcher::Error;
     match error {
-        Error::WatchError(status) => Some(status.code),
-        Error::InitialListFailed(kube::Error::Api(status))
+        Error::WatchError(status)
+        | Error::InitialListFailed(kube::Error::Api(status))
         | Error::WatchStartFailed(kube::Error::Api(status))
-        | Error::WatchFailed(kube::Error::Api(status)) => Some(status.code),
+        | Error::WatchFailed(kube::Error::Api(status)) => Some(status),
         _ => None,
     }
 }
 
 /// The version that was watched from is no longer kept: ordinary, the next list follows at once.
 fn is_outdated(error: &watcher::Error) -> bool {
-    code(error) == Some(410)
+    answer(error).is_some_and(|status| status.code == 410)
 }
 
-fn cure(error: &watcher::Error) -> &'static str {
-    match code(error) {
-        Some(401 | 403) => "its ServiceAccount must be allowed to get, list and watch pods: is the ClusterRole bound?",
-        Some(_) => "the API server answers with an error",
-        None => "is the API server away?",
+/// What is wrong, and the likely cure.
+fn explain(error: &watcher::Error) -> String {
+    match answer(error) {
+        Some(Status { code: 401 | 403, message, .. }) => {
+            format!("{message}: may the agent's ServiceAccount get, list and watch pods? Its ClusterRole must be bound")
+        }
+        Some(Status { code, message, .. }) => format!("the API server answers {code}: {message}"),
+        None => format!("{}: is the API server away?", chain(error)),
     }
 }
 
@@ -184,6 +190,11 @@ impl Known {
         let (timestamp, grace) = (metadata.deletion_timestamp.clone(), metadata.deletion_grace_period_seconds);
         let ending = deletion(metadata, wall, now).map(|deletion| match self.pods.get(&uid) {
             Some(Some(known)) if known.timestamp == timestamp && known.grace == grace => known.clone(),
+            // It was seen without one: it was asked just now, whatever the node's clock makes of the time of day.
+            Some(None) => {
+                let whole = deletion.ends.saturating_sub(deletion.asked);
+                Ending { timestamp, grace, deletion: Deletion { asked: now, ends: now + whole } }
+            }
             _ => Ending { timestamp, grace, deletion },
         });
         Some((uid, ending))
@@ -245,6 +256,16 @@ mod tests {
     }
 
     #[test]
+    fn an_error_says_what_to_look_at() {
+        let status = |code| Box::new(Status { code, message: "pods is forbidden".to_owned(), ..Status::default() });
+        let explained = |code| explain(&watcher::Error::InitialListFailed(kube::Error::Api(status(code))));
+        assert!(explained(403).starts_with("pods is forbidden: may the agent's ServiceAccount"), "{}", explained(403));
+        assert_eq!(explained(500), "the API server answers 500: pods is forbidden");
+        assert!(explain(&watcher::Error::NoResourceVersion).ends_with("is the API server away?"));
+        assert!(is_outdated(&watcher::Error::WatchError(status(410))));
+    }
+
+    #[test]
     fn an_end_is_fixed_when_first_seen_and_moves_only_with_the_word_of_it() {
         let mut known = Known::default();
         expect(known.take_in(Event::Apply(staying("a")), at(0), moment(100)), &[("a", None)]);
@@ -252,6 +273,11 @@ mod tests {
         expect(changed, &[("a", Some(span(100, 130)))]);
         // The node's clock was set back: the end stays where it was.
         assert_eq!(known.take_in(Event::Apply(ending("a", 30, 30)), at(5), moment(120)), None);
+        // The node's clock is far ahead: a pod that was there a moment ago has its whole grace.
+        known.take_in(Event::Apply(staying("b")), at(0), moment(50));
+        let changed = known.take_in(Event::Apply(ending("b", 30, 30)), at(500), moment(100));
+        expect(changed, &[("a", Some(span(100, 130))), ("b", Some(span(100, 130)))]);
+        known.take_in(Event::Delete(staying("b")), at(0), moment(100));
         // Deleted once more, with less grace.
         let changed = known.take_in(Event::Apply(ending("a", 12, 2)), at(10), moment(110));
         expect(changed, &[("a", Some(span(110, 112)))]);

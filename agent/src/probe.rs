@@ -8,10 +8,8 @@ use std::time::Duration;
 use moorline_sys::namespace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-/// How long a server may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// From the end of one question to the next.
 pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 const NFS_PORT: u16 = 2049;
@@ -20,23 +18,26 @@ const NFS_PORT: u16 = 2049;
 pub(crate) struct Question {
     pub namespace: PathBuf,
     pub server: std::net::IpAddr,
+    /// How long it may take for one answer.
+    pub patience: Duration,
 }
 
 impl Question {
-    /// Asks once. Any well-formed answer to our call is a sign of life.
-    pub(crate) async fn ask(&self) -> io::Result<()> {
-        timeout(PATIENCE, self.call_null()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    /// Asks once, and says how long the answer took. Any well-formed answer to our call is a sign of life.
+    pub(crate) async fn ask(&self) -> io::Result<Duration> {
+        timeout(self.patience, self.call_null()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
-    async fn call_null(&self) -> io::Result<()> {
+    async fn call_null(&self) -> io::Result<Duration> {
         let socket = namespace::tcp_socket(&self.namespace, self.server.is_ipv6())?;
         let mut stream = TcpSocket::from_std_stream(socket).connect(SocketAddr::new(self.server, NFS_PORT)).await?;
         let call = null_call();
+        let asked = Instant::now();
         stream.write_all(&call).await?;
         let mut reply = [0; 12];
         stream.read_exact(&mut reply).await?;
         if is_reply_to(&call, &reply) {
-            Ok(())
+            Ok(asked.elapsed())
         } else {
             Err(io::Error::new(io::ErrorKind::InvalidData, "no RPC reply"))
         }

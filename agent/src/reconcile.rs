@@ -46,7 +46,8 @@ pub(crate) enum Event {
     },
     Probed {
         namespace: NamespaceId,
-        answered: bool,
+        /// How long the answer took, if one came.
+        answer: Option<Duration>,
     },
     Did {
         step: Step,
@@ -167,7 +168,7 @@ impl Reconciler {
                 self.pods.known.retain(|uid, _| mine(uid));
                 self.pods.known.insert(uid, Some(Deletion { asked, ends: asked + grace }));
             }
-            Event::Probed { namespace, answered } => return self.note_probe(&namespace, answered),
+            Event::Probed { namespace, answer } => return self.note_probe(&namespace, answer),
             Event::Did { step, result } => self.note_result(step, result),
             Event::Free(lane) => drop(self.busy.remove(&lane)),
         }

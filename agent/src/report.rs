@@ -41,6 +41,7 @@ fn share_report(share: &Share, desired: &Desired, observed: &Observed, now: Mome
         name: share.name.to_string(),
         gateway: share.gateway.to_string(),
         access: share.access.to_string(),
+        policy: share.policy.to_string(),
         target: current.map(|id| id.namespace.target.target.to_string()),
         publications,
         waiting: plan::waiting(desired, observed, now, share)
@@ -88,7 +89,9 @@ fn tunnels(desired: &Desired, observed: &Observed, host: &Host, now: Moment) -> 
             namespace: id.to_string(),
             gateway: id.target.gateway.to_string(),
             target: id.target.target.to_string(),
-            endpoint: configured.map(|target| target.endpoint.to_string()).unwrap_or_default(),
+            endpoint: configured
+                .and_then(|target| target.peer.as_ref())
+                .map_or_else(|| "direct".to_owned(), |peer| peer.endpoint.to_string()),
             state: match state {
                 Tunnel::Detached => TunnelState::Detached,
                 Tunnel::Attached => TunnelState::Attached,

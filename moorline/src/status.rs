@@ -57,10 +57,17 @@ fn print(text: &str) -> Exit {
 
 fn show(report: &Report) -> String {
     let mut text = format!("node {}, moorline {}\n\n", report.node, report.version);
-    let mut shares = table(&["share", "access", "gateway", "target", "pods"]);
+    let mut shares = table(&["share", "access", "policy", "gateway", "target", "pods"]);
     for share in &report.shares {
         let target = share.target.clone().unwrap_or_else(|| "-".into());
-        shares.add_row([&share.name, &share.access, &share.gateway, &target, &share.publications.to_string()]);
+        shares.add_row([
+            &share.name,
+            &share.access,
+            &share.policy,
+            &share.gateway,
+            &target,
+            &share.publications.to_string(),
+        ]);
     }
     text += &format!("SHARES\n{shares}\n\n");
     let mut mounts = table(&["share", "target", "mode", "health", "copies in containers"]);

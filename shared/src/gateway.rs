@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,16 +14,27 @@ pub struct Gateway {
     pub name: Name,
     /// The targets hold the same data: a ReadWrite share may move between them.
     pub shared_data: bool,
-    pub tunnel: TunnelSpec,
+    pub path: Path,
+    /// How long a server may be silent before it counts as away.
+    pub away_after: Duration,
     /// Never empty; the first is preferred.
     pub targets: Vec<Target>,
+}
+
+/// The way to a gateway's targets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Path {
+    /// WireGuard, in a network namespace of its own for each target.
+    Tunnel(TunnelSpec),
+    /// The node's own network.
+    Direct,
 }
 
 impl Gateway {
     /// Whether it takes nothing away from `old` and changes nothing of it: further targets may be named after those that
     /// were, and what was said of none may now be said of all, that they hold the same data.
     pub fn extends(&self, old: &Self) -> bool {
-        self.tunnel == old.tunnel && self.targets.starts_with(&old.targets) && self.shared_data >= old.shared_data
+        self.path == old.path && self.targets.starts_with(&old.targets) && self.shared_data >= old.shared_data
     }
 
     pub fn target(&self, name: &Name) -> Option<&Target> {
@@ -47,9 +59,16 @@ pub enum KeySource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     pub name: Name,
+    /// The NFS server's address, inside the tunnel where there is one.
+    pub server: IpAddr,
+    /// There for a gateway whose path is a tunnel, and for no other.
+    pub peer: Option<Peer>,
+}
+
+/// The other end of a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
     /// Where WireGuard's datagrams go.
     pub endpoint: SocketAddr,
     pub public_key: PublicKey,
-    /// The NFS server's address inside the tunnel.
-    pub server: IpAddr,
 }

@@ -58,8 +58,8 @@ impl Objects {
                     format!("there is no Gateway {}; there are: [{}]", share.gateway, known.join(", ")),
                 ));
                 next.shares.extend(old.map(|old| (name.clone(), old.clone())));
-            } else if let Some(old) = old.filter(|old| !same_storage(old, share)) {
-                problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export and access can't change under running pods; add a Share of another name")));
+            } else if let Some(old) = old.filter(|old| !same_mount(old, share)) {
+                problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export, access, policy and mountOptions can't change under running pods (after and namespaces can); add a Share of another name")));
                 next.shares.insert(name.clone(), old.clone());
             } else {
                 next.shares.insert(name.clone(), share.clone());
@@ -97,8 +97,10 @@ impl Objects {
     }
 }
 
-fn same_storage(old: &Share, new: &Share) -> bool {
-    (&old.gateway, &old.export, old.access) == (&new.gateway, &new.export, new.access)
+/// Nothing that a mount is made with differs. How long a bounded one may wait is the agent's to know, and may change.
+fn same_mount(old: &Share, new: &Share) -> bool {
+    (&old.gateway, &old.export, old.access, old.options) == (&new.gateway, &new.export, new.access, new.options)
+        && std::mem::discriminant(&old.policy) == std::mem::discriminant(&new.policy)
 }
 
 impl Located {

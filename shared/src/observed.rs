@@ -28,6 +28,8 @@ pub struct Observed {
     /// Who is in the containers of a read-write publication; none where nobody is.
     pub occupants: BTreeMap<PublicationId, Occupants>,
     pub pods: Pods,
+    /// The kernel can end a superblock for good (Linux 6.4).
+    pub can_shut_down: bool,
 }
 
 /// The processes of containers, judged by the one that is furthest from its end.
@@ -81,14 +83,20 @@ pub struct Copies {
     pub on_top: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Server {
+    /// How long it may be silent before it counts as away, provided that at least two questions went unanswered.
+    pub away_after: Duration,
     pub first_asked: Moment,
     pub last_answer: Option<Moment>,
     /// When it answered for the first time since it was last away, or ever.
     pub alive_since: Moment,
     /// Questions in a row that got no answer.
     pub misses: u32,
+    /// When the first of them was given up: its outage began no later.
+    pub out_since: Moment,
+    /// The shortest time from a question to its answer that was seen.
+    pub round_trip: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,30 +107,49 @@ pub enum Liveness {
     Away,
 }
 
-/// A server is away after this long without an answer, provided that at least two questions went unanswered.
-pub const AWAY_AFTER: Duration = Duration::from_secs(4);
-
 /// A server that was away itself takes over only after this long: when the node's uplink returns, the tunnels that were
 /// cut come back one by one, each with its next handshake.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 impl Server {
-    pub fn asked(&mut self, now: Moment, answered: bool) {
-        if !answered {
+    pub fn new(away_after: Duration, now: Moment) -> Self {
+        Self {
+            away_after,
+            first_asked: now,
+            last_answer: None,
+            alive_since: Moment::ZERO,
+            misses: 0,
+            out_since: Moment::ZERO,
+            round_trip: None,
+        }
+    }
+
+    /// Takes in how a question ended: by its answer, after so long, or without one.
+    pub fn asked(&mut self, now: Moment, answer: Option<Duration>) {
+        let Some(took) = answer else {
+            if self.misses == 0 {
+                self.out_since = now;
+            }
             self.misses += 1;
             return;
-        }
+        };
         if self.liveness(now) != Liveness::Alive {
             self.alive_since = now;
         }
+        self.round_trip = Some(self.round_trip.map_or(took, |shortest| shortest.min(took)));
         (self.last_answer, self.misses) = (Some(now), 0);
+    }
+
+    /// How long it has been away for certain: never longer than it was.
+    pub fn out_for(&self, now: Moment) -> Duration {
+        if self.misses == 0 { Duration::ZERO } else { now.saturating_sub(self.out_since) }
     }
 
     /// Whether it may take the place of `old`. It must have been there nearly all the while that `old` was silent, or
     /// long enough since; and it must have answered after `old` was given up, or what is known of it is from before.
     pub fn may_succeed(&self, old: &Self, now: Moment) -> bool {
         let was_there =
-            self.alive_since <= old.silent_since() + AWAY_AFTER / 2 || now >= self.alive_since + SETTLED_AFTER;
+            self.alive_since <= old.silent_since() + old.away_after / 2 || now >= self.alive_since + SETTLED_AFTER;
         was_there && self.last_answer.is_some_and(|at| at >= old.given_up())
     }
 
@@ -132,7 +159,7 @@ impl Server {
 
     /// The earliest moment at which its silence can have been taken for its absence.
     pub fn given_up(&self) -> Moment {
-        self.silent_since() + AWAY_AFTER
+        self.silent_since() + self.away_after
     }
 
     pub fn liveness(&self, now: Moment) -> Liveness {

@@ -25,6 +25,7 @@ pub struct ShareReport {
     pub name: String,
     pub gateway: String,
     pub access: String,
+    pub policy: String,
     /// The target that serves it.
     pub target: Option<String>,
     pub publications: usize,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,53 @@ pub struct Share {
     /// Absolute, without `..`: the path that the server exports.
     pub export: String,
     pub access: Access,
+    pub policy: Policy,
+    pub options: MountOptions,
     pub namespaces: Namespaces,
+}
+
+/// What becomes of I/O while the server is away, and nothing may take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Policy {
+    /// It blocks, and goes on when a server is back. Nothing acknowledged is lost.
+    #[default]
+    Hard,
+    /// The kernel gives each call up after its major timeout, `timeo` × (1 + `retrans`).
+    Soft,
+    /// It blocks until the server was away for so long; then what is pending is aborted, and what comes fails fast, until
+    /// a server is back.
+    Bounded { after: Duration },
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hard => f.write_str("hard"),
+            Self::Soft => f.write_str("soft"),
+            Self::Bounded { after } => write!(f, "bounded, {}", humantime::format_duration(*after)),
+        }
+    }
+}
+
+/// Options of the kernel's NFS client that a Share may choose. None is the default, which is the kernel's unless said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountOptions {
+    /// Tenths of a second until a call is sent again; 600 by default.
+    pub timeo: Option<u32>,
+    /// How often it is sent again until the major timeout; 2 by default.
+    pub retrans: Option<u32>,
+    /// TCP connections to the server.
+    pub nconnect: Option<u32>,
+    /// How far the kernel reads ahead, in KiB. By default it is chosen by the measured round trip.
+    pub readahead: Option<u32>,
+    /// Bytes in one READ, and in one WRITE.
+    pub rsize: Option<u32>,
+    pub wsize: Option<u32>,
+    /// Seconds for which attributes are believed without asking.
+    pub actimeo: Option<u32>,
+    /// No program is run from it.
+    pub no_exec: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

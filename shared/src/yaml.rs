@@ -1,21 +1,22 @@
 //! From a file's text to checked objects. Every refusal names file, line and field, and says what would be right.
 
+mod gateway;
+mod share;
+
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
-use crate::gateway::{Gateway, KeySource, Target, TunnelSpec};
-use crate::key::{KeyError, PrivateKey};
+use crate::gateway::Gateway;
 use crate::name::Name;
-use crate::share::{Access, Namespaces, Share};
+use crate::share::Share;
 
 const API_VERSION: &str = "moorline.io/v1alpha1";
-const DEFAULT_MTU: u32 = 1420;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
@@ -110,151 +111,6 @@ impl Document<'_> {
         Ok(Some(Located { object, file: self.file.to_owned(), line: self.line }))
     }
 
-    fn gateway(&self, raw: Raw<RawGateway>) -> Result<Gateway, Problem> {
-        let spec = raw.spec;
-        if let Some(path) = &spec.path
-            && path.value != "tunnel"
-        {
-            return Err(self.problem(
-                path,
-                "spec.path",
-                format!("is {:?}; this version knows only \"tunnel\"", path.value),
-            ));
-        }
-        let tunnel = self.tunnel(spec.tunnel)?;
-        let mut targets: Vec<Target> = Vec::new();
-        for (index, raw) in spec.targets.value.iter().enumerate() {
-            let target = self.target(index, raw)?;
-            if targets.iter().any(|other| other.name == target.name) {
-                let field = format!("spec.targets[{index}].name");
-                return Err(self.problem(
-                    &raw.name,
-                    &field,
-                    format!("{} is the name of an earlier target; each needs its own", target.name),
-                ));
-            }
-            targets.push(target);
-        }
-        if targets.is_empty() {
-            return Err(self.problem(&spec.targets, "spec.targets", "is empty; name at least one target".into()));
-        }
-        Ok(Gateway { name: self.name(&raw.metadata)?, shared_data: spec.shared_data, tunnel, targets })
-    }
-
-    fn tunnel(&self, raw: RawTunnel) -> Result<TunnelSpec, Problem> {
-        let private_key = match (raw.private_key, raw.private_key_file) {
-            (Some(key), None) => KeySource::Inline(
-                // The text is left out of the message: it may be a key with one character missing.
-                key.value
-                    .parse()
-                    .map_err(|error: KeyError| self.problem(&key, "spec.tunnel.privateKey", error.to_string()))?,
-            ),
-            (None, Some(file)) if file.value.starts_with('/') && file.value.parse::<PrivateKey>().is_err() => {
-                KeySource::File(PathBuf::from(file.value))
-            }
-            (None, Some(file)) => {
-                return Err(self.problem(
-                    &file,
-                    "spec.tunnel.privateKeyFile",
-                    "is not an absolute path, as /etc/moorline-keys/gw.key (the key itself goes into privateKey)"
-                        .into(),
-                ));
-            }
-            (None, None) | (Some(_), Some(_)) => {
-                let message = "give exactly one of privateKey and privateKeyFile".into();
-                return Err(self.problem(&raw.address, "spec.tunnel", message));
-            }
-        };
-        let mtu = match raw.mtu {
-            None => DEFAULT_MTU,
-            Some(mtu) if (1280..=65_000).contains(&mtu.value) => mtu.value,
-            Some(mtu) => {
-                return Err(self.problem(&mtu, "spec.tunnel.mtu", format!("{} is outside 1280 to 65000", mtu.value)));
-            }
-        };
-        Ok(TunnelSpec {
-            address: self.value(&raw.address, "spec.tunnel.address", "an IP address, as 10.90.0.2")?,
-            private_key,
-            mtu,
-        })
-    }
-
-    fn target(&self, index: usize, raw: &RawTarget) -> Result<Target, Problem> {
-        let field = |name: &str| format!("spec.targets[{index}].{name}");
-        let endpoint: SocketAddr = self.value(
-            &raw.endpoint,
-            &field("endpoint"),
-            "an IP address and UDP port, as 192.0.2.1:51820 (names are not looked up)",
-        )?;
-        if endpoint.port() == 0 {
-            return Err(self.problem(
-                &raw.endpoint,
-                &field("endpoint"),
-                "the port is 0; WireGuard's usual one is 51820".into(),
-            ));
-        }
-        Ok(Target {
-            name: self.value(&raw.name, &field("name"), "a name")?,
-            endpoint,
-            public_key: self.value(&raw.public_key, &field("publicKey"), "a WireGuard public key")?,
-            server: self.value(
-                &raw.server,
-                &field("server"),
-                "the NFS server's IP address inside the tunnel, as 10.90.0.1",
-            )?,
-        })
-    }
-
-    fn share(&self, raw: Raw<RawShare>) -> Result<Share, Problem> {
-        let spec = raw.spec;
-        let access = match spec.access.value.as_str() {
-            "ReadOnly" => Access::ReadOnly,
-            "ReadWrite" => Access::ReadWrite,
-            other => {
-                return Err(self.problem(
-                    &spec.access,
-                    "spec.access",
-                    format!("is {other:?}; use ReadOnly or ReadWrite"),
-                ));
-            }
-        };
-        let export = &spec.export.value;
-        let normal = export.starts_with('/')
-            && !export.contains('\0')
-            && export[1..].split('/').all(|part| !matches!(part, "." | ".."));
-        if !normal || (export.len() > 1 && export[1..].split('/').any(str::is_empty)) {
-            let message = format!("{export:?} is not an absolute path without '.', '..' and doubled '/'");
-            return Err(self.problem(&spec.export, "spec.export", message));
-        }
-        let namespaces = self.namespaces(&spec.namespaces)?;
-        Ok(Share {
-            name: self.name(&raw.metadata)?,
-            gateway: self.value(&spec.gateway, "spec.gateway", "the name of a Gateway")?,
-            export: export.clone(),
-            access,
-            namespaces,
-        })
-    }
-
-    fn namespaces(&self, raw: &Spanned<Vec<Spanned<String>>>) -> Result<Namespaces, Problem> {
-        match raw.value.as_slice() {
-            [] => Err(self.problem(
-                raw,
-                "spec.namespaces",
-                "is empty, so no pod could use the share; name namespaces, or \"*\" for all".into(),
-            )),
-            [all] if all.value == "*" => Ok(Namespaces::All),
-            names => names
-                .iter()
-                .enumerate()
-                .map(|(index, name)| {
-                    self.value(name, &format!("spec.namespaces[{index}]"), "a namespace (or \"*\" alone, for all)")
-                })
-                .collect::<Result<_, _>>()
-                .map(Namespaces::Only),
-        }
-    }
-
     fn name(&self, metadata: &RawMetadata) -> Result<Name, Problem> {
         self.value(&metadata.name, "metadata.name", "a name")
     }
@@ -267,6 +123,32 @@ impl Document<'_> {
         text.value
             .parse()
             .map_err(|error| self.problem(text, field, one_line(&format!("{:?} is not {wanted}: {error}", text.value))))
+    }
+
+    fn number(&self, text: &Spanned<String>, field: &str, range: RangeInclusive<u32>) -> Result<u32, Problem> {
+        let number = text.value.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let message = one_line(&format!("{:?} is no number from {} to {}", text.value, range.start(), range.end()));
+            self.problem(text, field, message)
+        })
+    }
+
+    fn truth(&self, text: &Spanned<String>, field: &str) -> Result<bool, Problem> {
+        self.value(text, field, "true or false")
+    }
+
+    fn duration(
+        &self,
+        text: &Spanned<String>,
+        field: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Result<Duration, Problem> {
+        let duration = humantime::parse_duration(&text.value).ok().filter(|duration| range.contains(duration));
+        duration.ok_or_else(|| {
+            let [from, to] = [range.start(), range.end()].map(|end| humantime::format_duration(*end));
+            let message = one_line(&format!("{:?} is no time from {from} to {to}, as 90s or 5m", text.value));
+            self.problem(text, field, message)
+        })
     }
 
     fn problem<T>(&self, at: &Spanned<T>, field: &str, message: String) -> Problem {
@@ -315,43 +197,6 @@ struct Raw<T> {
 #[derive(Deserialize)]
 struct RawMetadata {
     name: Spanned<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawGateway {
-    path: Option<Spanned<String>>,
-    #[serde(default)]
-    shared_data: bool,
-    tunnel: RawTunnel,
-    targets: Spanned<Vec<RawTarget>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawTunnel {
-    address: Spanned<String>,
-    private_key: Option<Spanned<String>>,
-    private_key_file: Option<Spanned<String>>,
-    mtu: Option<Spanned<u32>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawTarget {
-    name: Spanned<String>,
-    endpoint: Spanned<String>,
-    public_key: Spanned<String>,
-    server: Spanned<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawShare {
-    gateway: Spanned<String>,
-    export: Spanned<String>,
-    access: Spanned<String>,
-    namespaces: Spanned<Vec<Spanned<String>>>,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod namespace;
 mod prepare;
 mod publish;
 mod replace;
+mod shut_down;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use moorline_shared::id::{NamespaceId, SuperblockId};
+use moorline_shared::plan::Tuning;
+use moorline_shared::share::MountOptions;
 use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -39,6 +42,10 @@ pub enum Work {
     /// Make the file system that holds our mounts and state.
     Prepare,
     MakeNamespace(Namespace),
+    /// Give the node's own network namespace this name.
+    NameHostNetwork(NamespaceId),
+    /// End the read-write superblocks of a namespace for good, where the kernel can.
+    ShutDown(NamespaceId),
     RemoveNamespace(NamespaceId),
     Mount(Mount),
     Publish(Publish),
@@ -70,6 +77,10 @@ pub struct Mount {
     pub superblock: SuperblockId,
     pub server: IpAddr,
     pub export: String,
+    /// Calls are given up after the kernel's major timeout.
+    pub soft: bool,
+    pub options: MountOptions,
+    pub tuning: Tuning,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -126,6 +137,8 @@ fn perform(request: &Request) -> Result<(), Failure> {
     match &request.work {
         Work::Prepare => prepare::prepare(paths),
         Work::MakeNamespace(wanted) => namespace::make(paths, wanted),
+        Work::NameHostNetwork(id) => namespace::name_host_network(paths, id),
+        Work::ShutDown(id) => shut_down::shut_down(paths, id),
         Work::RemoveNamespace(id) => namespace::remove(paths, id),
         Work::Mount(wanted) => mount::mount(paths, wanted),
         Work::Publish(wanted) => publish::publish(paths, wanted),

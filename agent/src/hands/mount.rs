@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::net::IpAddr;
+use std::path::Path;
 
 use moorline_sys::mount::{self, Setting};
-use moorline_sys::mountinfo::Attributes;
+use moorline_sys::mountinfo::{self, Attributes};
 use moorline_sys::namespace;
 
 use super::{Failure, Mount, doing, enter_host_mounts};
@@ -24,23 +25,33 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
         IpAddr::V6(_) => format!("[{server}]:{}", wanted.export),
     };
     let read_only = wanted.superblock.user == User::ReadOnly;
-    let settings = [
+    let options = &wanted.options;
+    let numbers = [
+        ("timeo", options.timeo.or(Some(600))),
+        ("retrans", options.retrans.or(Some(2))),
+        ("nconnect", Some(wanted.tuning.nconnect)),
+        ("rsize", options.rsize),
+        ("wsize", options.wsize),
+        ("actimeo", options.actimeo),
+    ];
+    let numbers: Vec<(&str, String)> =
+        numbers.into_iter().filter_map(|(name, number)| Some((name, number?.to_string()))).collect();
+    let mut settings = vec![
         Setting::Value("source", &source),
         Setting::Value("addr", &server),
         Setting::Value("clientaddr", if wanted.server.is_ipv6() { "::" } else { "0.0.0.0" }),
         Setting::Value("vers", "4.1"),
         Setting::Value("proto", if wanted.server.is_ipv6() { "tcp6" } else { "tcp" }),
         Setting::Value("sec", "sys"),
-        Setting::Value("timeo", "600"),
-        Setting::Value("retrans", "2"),
-        Setting::Flag("hard"),
+        Setting::Flag(if wanted.soft { "soft" } else { "hard" }),
         // The kernel aborts by superblock: what is done for one user of a share must not reach another.
         Setting::Flag("nosharecache"),
         // Newer kernels give up a hard mount outside the first network namespace when its network is down.
         Setting::IfKnown("fatal_neterrors", "none"),
         Setting::Flag(if read_only { "ro" } else { "rw" }),
     ];
-    let attributes = Attributes { read_only, no_suid: true, no_dev: true, no_exec: false };
+    settings.extend(numbers.iter().map(|(name, number)| Setting::Value(name, number)));
+    let attributes = Attributes { read_only, no_suid: true, no_dev: true, no_exec: options.no_exec };
     let mounted = mount::create("nfs4", &settings, attributes).map_err(|refusal| explain(wanted, &refusal))?;
     let base = paths.base(&wanted.superblock);
     match fs::create_dir(&base) {
@@ -49,11 +60,21 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
         }
         _ => {}
     }
-    mount::attach(&mounted, &base).map_err(doing(format!("mount {}", base.display())))
+    mount::attach(&mounted, &base).map_err(doing(format!("mount {}", base.display())))?;
+    read_ahead(&base, wanted.tuning.readahead)
+}
+
+/// Readahead belongs to the superblock's backing device, and is no mount option.
+fn read_ahead(base: &Path, kib: u32) -> Result<(), Failure> {
+    let table = fs::read("/proc/self/mountinfo").map_err(doing("read the mount table"))?;
+    let mount = mountinfo::parse(&table).into_iter().find(|mount| mount.mount_point == base);
+    let Some(mount) = mount else { return Ok(()) };
+    let file = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
+    fs::write(&file, kib.to_string()).map_err(doing(format!("write {file}")))
 }
 
 fn explain(wanted: &Mount, refusal: &mount::Refusal) -> Failure {
-    let Mount { superblock, server, export } = wanted;
+    let Mount { superblock, server, export, .. } = wanted;
     let what = format!("mount {server}:{export} for Share {}", superblock.share);
     match refusal.error.raw_os_error() {
         Some(nix::libc::ENOENT) => Failure::definite(format!(

@@ -26,11 +26,21 @@ pub(super) fn make(paths: &Paths, wanted: &Namespace) -> Result<(), Failure> {
     configure(wanted)?;
     name_client(&wanted.client_identifier)?;
     enter_host_mounts()?;
-    let path = paths.namespace(&wanted.id);
-    fs::write(&path, b"").map_err(doing(format!("make {}", path.display())))?;
+    bind("/proc/self/ns/net", &paths.namespace(&wanted.id))
+}
+
+/// Under a name like any other's, so that whoever goes there need not know the difference. Its NFS client keeps the name
+/// that it has: it is not ours alone.
+pub(super) fn name_host_network(paths: &Paths, id: &NamespaceId) -> Result<(), Failure> {
+    enter_host_mounts()?;
+    bind("/proc/1/ns/net", &paths.namespace(id))
+}
+
+fn bind(namespace: &str, path: &Path) -> Result<(), Failure> {
+    fs::write(path, b"").map_err(doing(format!("make {}", path.display())))?;
     sys_mount::Mount::builder()
         .flags(MountFlags::BIND)
-        .mount("/proc/self/ns/net", &path)
+        .mount(namespace, path)
         .map(drop)
         .map_err(doing(format!("bind the network namespace to {}", path.display())))
 }

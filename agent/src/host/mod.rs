@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use moorline_shared::gateway::{Gateway, Target};
+use moorline_shared::gateway::{Gateway, Path, Target};
 use moorline_shared::id::{NamespaceId, PublicationId};
 use moorline_shared::objects::Objects;
 use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
+use moorline_shared::share::Policy;
 
 use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
 use crate::paths::{self, Paths};
@@ -106,6 +107,7 @@ impl Host {
             published: seen.published,
             copies: seen.copies,
             occupants: seen.occupants,
+            can_shut_down: seen.can_shut_down,
             ..Observed::default()
         })
     }
@@ -118,33 +120,51 @@ impl Host {
         match step {
             Step::MakeNamespace(id) => {
                 let (gateway, target) = endpoint(desired, id)?;
+                let Path::Tunnel(tunnel) = &gateway.path else {
+                    return self.hand(Work::NameHostNetwork(id.clone()), LOCAL).await;
+                };
                 let work = Namespace {
                     id: id.clone(),
-                    address: gateway.tunnel.address,
+                    address: tunnel.address,
                     server: target.server,
-                    mtu: gateway.tunnel.mtu,
+                    mtu: tunnel.mtu,
                     client_identifier: format!("moorline/{}/{}", self.client_identity, id.target),
                 };
                 self.hand(Work::MakeNamespace(work), LOCAL).await
             }
             Step::AttachTunnel(id) => {
                 let (gateway, target) = endpoint(desired, id)?;
-                Ok(self.tunnels.attach(id, &gateway.tunnel, target)?)
+                match (&gateway.path, &target.peer) {
+                    (Path::Tunnel(tunnel), Some(peer)) => Ok(self.tunnels.attach(id, tunnel, peer, target.server)?),
+                    _ => Ok(self.tunnels.attach_direct(id)?),
+                }
             }
-            Step::Fence(id) => self.fence(id),
+            Step::Fence(id) => {
+                // Before the mark: were the agent to die in between, its successor does this again.
+                if matches!(endpoint(desired, id), Ok((Gateway { path: Path::Direct, .. }, _))) {
+                    self.hand(Work::ShutDown(id.clone()), LOCAL).await?;
+                }
+                self.fence(id)
+            }
             Step::RemoveNamespace(id) => {
                 self.tunnels.detach(id);
                 self.hand(Work::RemoveNamespace(id.clone()), LOCAL).await
             }
-            Step::Mount(superblock) => {
+            Step::Mount(superblock, tuning) => {
                 let (_, target) = endpoint(desired, &superblock.namespace)?;
                 let share = desired
                     .objects
                     .shares
                     .get(&superblock.share)
                     .ok_or_else(|| StepError::Gone(format!("Share {}", superblock.share)))?;
-                let work =
-                    Mount { superblock: superblock.clone(), server: target.server, export: share.export.clone() };
+                let work = Mount {
+                    superblock: superblock.clone(),
+                    server: target.server,
+                    export: share.export.clone(),
+                    soft: share.policy == Policy::Soft,
+                    options: share.options,
+                    tuning: *tuning,
+                };
                 self.hand(Work::Mount(work), REMOTE).await
             }
             Step::Publish(id, superblock) => {

@@ -22,6 +22,7 @@ pub(super) struct Seen {
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
     pub copies: BTreeMap<SuperblockId, Copies>,
     pub occupants: BTreeMap<PublicationId, Occupants>,
+    pub can_shut_down: bool,
 }
 
 /// A mount namespace in which copies of a superblock are to be replaced.
@@ -40,6 +41,7 @@ pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publ
         fenced: names(&paths.fenced())?,
         superblocks: devices.values().cloned().collect(),
         published: published(&host, &devices, publications),
+        can_shut_down: can_shut_down(),
         ..Seen::default()
     };
     let targets: BTreeSet<&Path> =
@@ -91,6 +93,12 @@ pub(crate) fn places(paths: &Paths, superblock: &SuperblockId) -> io::Result<Vec
         .filter(|namespace| namespace.table.iter().any(|mount| wanted(mount, &namespace.table)))
         .map(|namespace| Place { pid: namespace.pid, inode: namespace.inode })
         .collect())
+}
+
+/// Whether a superblock in the host's network namespace has the switch that ends it.
+fn can_shut_down() -> bool {
+    let superblocks = fs::read_dir(from_agent(Path::new("/sys/fs/nfs"))).into_iter().flatten().flatten();
+    superblocks.map(|superblock| superblock.path().join("shutdown")).any(|switch| switch.exists())
 }
 
 fn host_table() -> io::Result<Vec<Mount>> {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moorline_shared::gateway::{KeySource, Target, TunnelSpec};
+use moorline_shared::gateway::{KeySource, Peer, TunnelSpec};
 use moorline_shared::id::NamespaceId;
 use moorline_shared::key::{KeyError, PrivateKey};
 use moorline_sys::{namespace, tun};
@@ -40,9 +40,13 @@ pub struct TunnelView {
     pub stats: Stats,
 }
 
-struct Running {
-    endpoint: SocketAddr,
-    tunnel: Box<dyn Tunnel>,
+enum Running {
+    Tunnel {
+        endpoint: SocketAddr,
+        tunnel: Box<dyn Tunnel>,
+    },
+    /// The node's own network: nothing has to run.
+    Direct,
 }
 
 pub(super) struct Tunnels {
@@ -56,7 +60,10 @@ impl Tunnels {
     }
 
     pub(super) fn carries(&self, id: &NamespaceId) -> bool {
-        self.running().get(id).is_some_and(|running| running.tunnel.stats().running)
+        self.running().get(id).is_some_and(|running| match running {
+            Running::Tunnel { tunnel, .. } => tunnel.stats().running,
+            Running::Direct => true,
+        })
     }
 
     /// A data path is there, or has not ended yet.
@@ -65,10 +72,19 @@ impl Tunnels {
     }
 
     pub(super) fn view(&self, id: &NamespaceId) -> Option<TunnelView> {
-        self.running().get(id).map(|running| TunnelView { endpoint: running.endpoint, stats: running.tunnel.stats() })
+        match self.running().get(id)? {
+            Running::Tunnel { endpoint, tunnel } => Some(TunnelView { endpoint: *endpoint, stats: tunnel.stats() }),
+            Running::Direct => None,
+        }
     }
 
-    pub(super) fn attach(&self, id: &NamespaceId, spec: &TunnelSpec, target: &Target) -> Result<(), TunnelError> {
+    pub(super) fn attach(
+        &self,
+        id: &NamespaceId,
+        spec: &TunnelSpec,
+        peer: &Peer,
+        server: IpAddr,
+    ) -> Result<(), TunnelError> {
         // A data path that ended by itself holds the device until it is dropped.
         self.detach(id);
         let path = from_agent(&self.paths.namespace(id));
@@ -78,29 +94,34 @@ impl Tunnels {
         })
         .map_err(|error| TunnelError::Device(id.clone(), error))?;
         // The datagrams leave by the host's network, where this process is.
-        let any: SocketAddr = if target.endpoint.is_ipv6() {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        };
+        let any: SocketAddr =
+            if peer.endpoint.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any).map_err(|error| TunnelError::Socket(id.clone(), error))?;
         let config = Config {
             private_key: private_key(&spec.private_key)?,
-            peer: target.public_key,
-            endpoint: target.endpoint,
+            peer: peer.public_key,
+            endpoint: peer.endpoint,
             keepalive: Some(KEEPALIVE),
-            allowed: vec![target.server],
+            allowed: vec![server],
             local: vec![spec.address],
         };
         let tunnel = Simple
             .start(&id.to_string(), config, device, socket)
             .map_err(|error| TunnelError::Start(id.clone(), error))?;
+        self.keep(id, Running::Tunnel { endpoint: peer.endpoint, tunnel })
+    }
+
+    pub(super) fn attach_direct(&self, id: &NamespaceId) -> Result<(), TunnelError> {
+        self.keep(id, Running::Direct)
+    }
+
+    fn keep(&self, id: &NamespaceId, what: Running) -> Result<(), TunnelError> {
         // Under the lock: a fence writes its mark first and then ends what runs, under the same lock.
         let mut running = self.running();
         if from_agent(&self.paths.fence(id)).exists() {
             return Err(TunnelError::Fenced(id.clone()));
         }
-        running.insert(id.clone(), Running { endpoint: target.endpoint, tunnel });
+        running.insert(id.clone(), what);
         Ok(())
     }
 

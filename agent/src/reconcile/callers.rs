@@ -157,7 +157,7 @@ impl Reconciler {
     pub(super) fn tell_publishers(&mut self, step: &Step, message: &str, definite: bool) {
         let concerned: Vec<PublicationId> = match step {
             Step::Publish(id, _) => vec![*id],
-            Step::Mount(superblock) => {
+            Step::Mount(superblock, _) => {
                 let mine = |publication: &Publication| {
                     publication.share == superblock.share && publication.user() == superblock.user
                 };

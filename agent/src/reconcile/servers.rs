@@ -1,5 +1,7 @@
 //! What is known of servers: a prober for each, and what their silence means.
 
+use std::time::Duration;
+
 use moorline_shared::id::NamespaceId;
 use moorline_shared::observed::{Observed, Server, Tunnel};
 use tokio::sync::mpsc;
@@ -24,28 +26,29 @@ impl Reconciler {
             if self.probers.contains_key(id) {
                 continue;
             }
-            let Some(target) = self
-                .desired
-                .objects
-                .gateways
-                .get(&id.target.gateway)
-                .and_then(|gateway| gateway.target(&id.target.target))
+            let gateway = self.desired.objects.gateways.get(&id.target.gateway);
+            let Some((gateway, target)) =
+                gateway.and_then(|gateway| Some((gateway, gateway.target(&id.target.target)?)))
             else {
                 continue;
             };
-            let question =
-                Question { namespace: paths::from_agent(&self.host.paths().namespace(id)), server: target.server };
-            self.servers.insert(id.clone(), Server { first_asked: (self.clock)(), ..Server::default() });
+            let question = Question {
+                namespace: paths::from_agent(&self.host.paths().namespace(id)),
+                server: target.server,
+                // Two of them, and the pauses, fit into the time that it may be silent.
+                patience: gateway.away_after / 2,
+            };
+            self.servers.insert(id.clone(), Server::new(gateway.away_after, (self.clock)()));
             self.probers.insert(id.clone(), tokio::spawn(ask_for_ever(question, id.clone(), self.events.clone())));
         }
     }
 
     /// Whether it changes what is thought of the server.
-    pub(super) fn note_probe(&mut self, namespace: &NamespaceId, answered: bool) -> bool {
+    pub(super) fn note_probe(&mut self, namespace: &NamespaceId, answer: Option<Duration>) -> bool {
         let now = (self.clock)();
         let Some(server) = self.servers.get_mut(namespace) else { return false };
         let before = server.liveness(now);
-        server.asked(now, answered);
+        server.asked(now, answer);
         let after = server.liveness(now);
         if before != after {
             info!(%namespace, "the server was {before:?} and is {after:?}");
@@ -62,7 +65,7 @@ async fn ask_for_ever(question: Question, namespace: NamespaceId, events: mpsc::
         }
         // One that took all its time need not wait for the next.
         let waited = matches!(&answer, Err(error) if error.kind() == std::io::ErrorKind::TimedOut);
-        if events.send(Event::Probed { namespace: namespace.clone(), answered: answer.is_ok() }).await.is_err() {
+        if events.send(Event::Probed { namespace: namespace.clone(), answer: answer.ok() }).await.is_err() {
             return;
         }
         if !waited {

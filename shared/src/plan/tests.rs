@@ -6,8 +6,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::observed::{Copies, Deletion, Server};
+use crate::id::User;
+use crate::observed::{Copies, Deletion, Occupants, Server};
 use crate::publication::Pod;
+use crate::share::Policy;
 use crate::yaml::{Located, parse};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -168,12 +170,10 @@ impl World {
             if *tunnel != Tunnel::Attached {
                 continue;
             }
-            let server = self
-                .observed
-                .servers
-                .entry(id.clone())
-                .or_insert(Server { first_asked: self.now, ..Server::default() });
-            server.asked(self.now, self.alive[usize::from(id.target.target.as_str() == "b")]);
+            let server =
+                self.observed.servers.entry(id.clone()).or_insert(Server::new(Duration::from_secs(4), self.now));
+            let alive = self.alive[usize::from(id.target.target.as_str() == "b")];
+            server.asked(self.now, alive.then_some(Duration::from_millis(1)));
         }
     }
 
@@ -226,7 +226,7 @@ impl World {
                 self.observed.namespaces.remove(id);
                 self.observed.servers.remove(id);
             }
-            Step::Mount(id) => {
+            Step::Mount(id, _) => {
                 let writer = matches!(id.user, User::ReadWrite(_));
                 if writer && self.is_alive(&id.namespace) {
                     assert_eq!(self.writers_elsewhere(id), None, "{id} would write beside an unfenced superblock");
@@ -466,4 +466,60 @@ fn what_a_pod_did_not_write_is_lost_when_its_grace_ends_and_not_while_anybody_ma
     assert!(aborts(Living, Some(deletion(30)), true, 27) && aborts(Ending, Some(deletion(30)), true, 27));
     assert!(aborts(Living, Some(deletion(0)), true, 0), "no grace");
     assert!(aborts(Killed, Some(None), true, 0));
+}
+
+#[test]
+fn a_bounded_share_blocks_until_its_deadline_and_fails_until_a_server_is_back() {
+    let after = Duration::from_secs(20);
+    for policy in [Policy::Hard, Policy::Soft, Policy::Bounded { after }] {
+        let mut world = World::new(false);
+        for share in world.desired.objects.shares.values_mut() {
+            share.policy = policy;
+        }
+        world.apply(&Op::Publish(2));
+        (0..5).for_each(|_| world.second(0, 0));
+        world.apply(&Op::ServerDies(0));
+        let died = world.now;
+        let mut aborted = Vec::new();
+        for _ in 0..40 {
+            world.now += Duration::from_secs(1);
+            world.probe();
+            world.look();
+            let steps = plan(&world.desired, &world.observed, world.now);
+            if steps.iter().any(|step| matches!(step, Step::Abort(_))) {
+                aborted.push(world.now - died);
+            }
+        }
+        match policy {
+            Policy::Bounded { .. } => {
+                assert!(aborted[0] >= after && aborted[0] <= after + Duration::from_secs(2), "{aborted:?}");
+                assert_eq!(aborted.last(), Some(&Duration::from_secs(40)));
+            }
+            _ => assert_eq!(aborted, []),
+        }
+        world.apply(&Op::ServerReturns(0));
+        world.now += Duration::from_secs(1);
+        world.probe();
+        assert_eq!(plan(&world.desired, &world.observed, world.now), []);
+    }
+}
+
+#[test]
+fn a_direct_writer_moves_only_where_the_kernel_can_fence_it() {
+    for can_shut_down in [false, true] {
+        let mut world = World::new(true);
+        for gateway in world.desired.objects.gateways.values_mut() {
+            gateway.path = crate::gateway::Path::Direct;
+        }
+        world.observed.can_shut_down = can_shut_down;
+        world.apply(&Op::Publish(2));
+        (0..5).for_each(|_| world.second(0, 0));
+        world.apply(&Op::ServerDies(0));
+        (0..12).for_each(|_| world.second(0, 0));
+        let moved = world.observed.superblocks.iter().any(|id| id.epoch == 2);
+        assert_eq!(moved, can_shut_down);
+        let share = world.desired.objects.shares.get(&"checkpoints".parse().unwrap()).unwrap();
+        let waits = waiting(&world.desired, &world.observed, world.now, share);
+        assert_eq!(waits, (!can_shut_down).then_some(Waiting::CannotFence));
+    }
 }

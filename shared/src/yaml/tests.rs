@@ -1,4 +1,6 @@
 use super::*;
+use crate::gateway::Path;
+use crate::share::{Policy, Share};
 
 const GATEWAY: &str = "\
 # the storage gateway
@@ -34,7 +36,8 @@ fn a_file_of_several_documents_is_read() {
     assert_eq!(objects.iter().map(|o| o.line).collect::<Vec<_>>(), [2, 20]);
     let Object::Gateway(gateway) = &objects[0].object else { panic!("{objects:?}") };
     assert!(gateway.shared_data);
-    assert_eq!(gateway.tunnel.mtu, 1420);
+    let Path::Tunnel(tunnel) = &gateway.path else { panic!("{gateway:?}") };
+    assert_eq!(tunnel.mtu, 1420);
     let Object::Share(share) = &objects[1].object else { panic!("{objects:?}") };
     assert!(share.namespaces.allow("training") && !share.namespaces.allow("other"));
 }
@@ -55,7 +58,7 @@ fn each_refusal_names_file_line_and_field() {
             GATEWAY.replace("192.0.2.1:51820", "gw.example:51820"),
             "f.yaml:13: spec.targets[0].endpoint: \"gw.example:51820\" is not",
         ),
-        (GATEWAY.replace("path: tunnel", "path: direct"), "f.yaml:6: spec.path: is \"direct\""),
+        (GATEWAY.replace("path: tunnel", "path: straight"), "f.yaml:6: spec.path: is \"straight\""),
         (GATEWAY.replace("v1alpha1", "v9"), "f.yaml:2: apiVersion: is \"moorline.io/v9\""),
         (
             GATEWAY.replace("kind: Gateway", "kind: Gate"),
@@ -100,4 +103,75 @@ fn a_bad_private_key_is_refused_and_not_shown() {
         "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=: x",
     ));
     assert!(text.starts_with("f.yaml:10") && !text.contains("AAEC"), "{text}");
+}
+
+fn share_of(text: &str) -> Share {
+    let objects = parse("f.yaml", text).unwrap();
+    let Object::Share(share) = objects.into_iter().next().unwrap().object else { panic!("no share") };
+    share
+}
+
+#[test]
+fn a_policy_says_what_it_needs_and_nothing_else() {
+    let with = |access: &str, more: &str| SHARE.replace("ReadOnly,", &format!("{access}, {more},"));
+    let policy = |access: &str, more: &str| share_of(&with(access, more)).policy;
+    assert_eq!(share_of(SHARE).policy, Policy::Hard);
+    assert_eq!(policy("ReadOnly", "policy: soft"), Policy::Soft);
+    assert_eq!(policy("ReadWrite", "policy: soft, acceptLostWrites: true"), Policy::Soft);
+    let bounded = Policy::Bounded { after: std::time::Duration::from_secs(300) };
+    assert_eq!(policy("ReadWrite", "policy: bounded, after: 5m"), bounded);
+    for (access, more, expected) in [
+        ("ReadWrite", "policy: soft", "f.yaml:4: spec.policy: is soft, which contradicts access: ReadWrite"),
+        ("ReadOnly", "policy: bounded", "f.yaml:4: spec.policy: is bounded, by what?"),
+        ("ReadOnly", "after: 5m", "f.yaml:4: spec.after: is for policy: bounded, and the policy is hard"),
+        ("ReadOnly", "policy: bounded, after: 5", "f.yaml:4: spec.after: \"5\" is no time from 10s to"),
+        ("ReadOnly", "policy: bounded, after: 1s", "f.yaml:4: spec.after: \"1s\" is no time from 10s to"),
+        ("ReadOnly", "policy: firm", "f.yaml:4: spec.policy: is \"firm\"; use hard, soft or bounded"),
+    ] {
+        let text = problem(&with(access, more));
+        assert!(text.starts_with(expected), "{text}\ninstead of\n{expected}");
+    }
+}
+
+#[test]
+fn mount_options_are_typed_and_the_dangerous_ones_refused_by_name() {
+    let with = |options: &str| SHARE.replace("ReadOnly,", &format!("ReadOnly, mountOptions: {{{options}}},"));
+    let options =
+        share_of(&with("timeo: 50, retrans: 2, nconnect: 4, readahead: 4096, rsize: 65536, noexec: true")).options;
+    assert_eq!(
+        (options.timeo, options.nconnect, options.rsize, options.no_exec),
+        (Some(50), Some(4), Some(65_536), true)
+    );
+    for (given, expected) in [
+        ("timeo: soon", "f.yaml:4: spec.mountOptions.timeo: \"soon\" is no number from 10 to 6000"),
+        ("timeo: 1", "f.yaml:4: spec.mountOptions.timeo: \"1\" is no number from 10 to 6000"),
+        ("rsize: 5000", "f.yaml:4: spec.mountOptions.rsize: 5000 is no multiple of 4096"),
+        ("nolock: true", "f.yaml:4: spec.mountOptions.nolock: is not for a Share to choose: locks"),
+        ("sharecache: true", "f.yaml:4: spec.mountOptions.sharecache: is not for a Share to choose:"),
+        ("tymeo: 600", "f.yaml:4: spec.mountOptions.tymeo: is not known; there are: timeo,"),
+    ] {
+        let text = problem(&with(given));
+        assert!(text.starts_with(expected), "{text}\ninstead of\n{expected}");
+    }
+}
+
+#[test]
+fn a_direct_gateway_has_servers_and_no_tunnel() {
+    let direct = "apiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {name: gw}\nspec:\n  path: direct\n  awayAfter: 10s\n  targets:\n  - {name: a, server: 10.0.0.1}\n";
+    let objects = parse("f.yaml", direct).unwrap();
+    let Object::Gateway(gateway) = &objects[0].object else { panic!("{objects:?}") };
+    assert_eq!((&gateway.path, gateway.away_after.as_secs(), &gateway.targets[0].peer), (&Path::Direct, 10, &None));
+    for (text, expected) in [
+        (GATEWAY.replace("path: tunnel", "path: direct"), "f.yaml:9: spec.tunnel: is for path: tunnel"),
+        (direct.replace("path: direct", "path: tunnel"), "f.yaml:8: spec.tunnel: is missing"),
+        (
+            direct.replace("server:", "endpoint: '192.0.2.1:51820', server:"),
+            "f.yaml:8: spec.targets[0]: has an endpoint",
+        ),
+        (GATEWAY.replace("    endpoint: 192.0.2.1:51820\n", ""), "f.yaml:12: spec.targets[0].endpoint: is missing"),
+        (direct.replace("10s", "1s"), "f.yaml:6: spec.awayAfter: \"1s\" is no time from 2s to 10m"),
+    ] {
+        let text = problem(&text);
+        assert!(text.starts_with(expected), "{text}\ninstead of\n{expected}");
+    }
 }

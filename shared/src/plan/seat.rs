@@ -1,0 +1,140 @@
+//! Where a share is served, and when it moves.
+
+use super::View;
+use crate::gateway::{Gateway, Path};
+use crate::id::{NamespaceId, TargetId, User};
+use crate::observed::{Liveness, Tunnel};
+use crate::share::{Access, Share};
+
+/// Where a share's superblocks belong now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seat {
+    At {
+        epoch: u32,
+        namespace: NamespaceId,
+    },
+    /// Nowhere yet, or no longer where it was and not yet elsewhere.
+    Waiting(Waiting),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// No target that may serve the share has answered yet.
+    NoTarget,
+    /// The server in force is away, and so is every other that may take its place.
+    NoSuccessor,
+    /// The server in force is away, and what its writers left can't be kept from it: no other may serve them.
+    CannotFence,
+    /// The server in force is away, and its gateway does not say that the others hold the same data.
+    DataNotShared,
+    /// It was given a successor, and not all of it is there yet.
+    Moving,
+    /// The server in force is away for longer than the share's deadline: what is asked of it fails.
+    PastDeadline,
+}
+
+impl Waiting {
+    /// In words for people, with the likely cure.
+    pub fn explain(self, share: &Share) -> String {
+        let Share { name, gateway, .. } = share;
+        match self {
+            Self::NoTarget => format!(
+                "Share {name} waits: no target of Gateway {gateway} answers yet; are their endpoints, keys and servers right, and is UDP open on the way?"
+            ),
+            Self::NoSuccessor => format!(
+                "Share {name} waits: its server is away, and no other target of Gateway {gateway} answers; I/O blocks until one does"
+            ),
+            Self::Moving => format!(
+                "Share {name} is moving to another target of Gateway {gateway}: I/O blocks until its mounts there are made"
+            ),
+            Self::CannotFence => format!(
+                "Share {name} waits: its server is away, Gateway {gateway} is direct, and this kernel can't keep unwritten data from the old server (that needs Linux 6.4); a ReadWrite share stays where it is, and I/O blocks until the server is back"
+            ),
+            Self::PastDeadline => format!(
+                "Share {name} fails: its server has been away for longer than its policy allows ({}); I/O ends with an error until a server is back",
+                share.policy
+            ),
+            Self::DataNotShared => format!(
+                "Share {name} waits: its server is away, and Gateway {gateway} does not say that its targets share their data (sharedData: true), so a ReadWrite share stays where it is; I/O blocks until the server is back"
+            ),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// The share's highest epoch is where it is; it moves when that server is away, or fenced, and another may serve.
+    pub(super) fn seat(&self, share: &Share) -> Seat {
+        // A mount that is under way counts: a second one elsewhere would be its equal.
+        let current = self.all_superblocks().filter(|id| id.share == share.name).max_by_key(|id| id.epoch);
+        let ready = |target: &TargetId| {
+            let (id, tunnel) = self.open_namespace(target)?;
+            let ready = *tunnel == Tunnel::Attached && self.observed.liveness(id, self.now) == Liveness::Alive;
+            ready.then(|| id.clone())
+        };
+        let Some(current) = current else {
+            // The first that is not away: one that was not asked often enough yet is waited for, in its turn.
+            let known_away = |target: &TargetId| self.open_namespace(target).is_some_and(|(id, _)| self.away(id));
+            let first = self.may_serve(share).find(|target| !known_away(target)).and_then(|target| ready(&target));
+            return first.map_or(Seat::Waiting(Waiting::NoTarget), |namespace| Seat::At { epoch: 1, namespace });
+        };
+        let cut_off = !matches!(self.observed.tunnel(&current.namespace), Some(Tunnel::Attached | Tunnel::Detached));
+        let stay = Seat::At { epoch: current.epoch, namespace: current.namespace.clone() };
+        if !cut_off && !self.away(&current.namespace) {
+            return stay;
+        }
+        let old = self.observed.servers.get(&current.namespace);
+        let may_succeed = |id: &NamespaceId| {
+            let server = self.observed.servers.get(id);
+            server.is_some_and(|server| old.is_none_or(|old| server.may_succeed(old, self.now)))
+        };
+        let successor = |target: TargetId| ready(&target).filter(may_succeed);
+        match self.may_serve(share).find_map(successor) {
+            Some(namespace) if namespace != current.namespace => Seat::At { epoch: current.epoch + 1, namespace },
+            _ if cut_off => Seat::Waiting(Waiting::NoSuccessor),
+            _ => stay,
+        }
+    }
+
+    pub(super) fn why_it_stays(&self, share: &Share) -> Waiting {
+        match self.gateway(share) {
+            Some(gateway) if share.access == Access::ReadWrite && gateway.targets.len() > 1 => match () {
+                () if !gateway.shared_data => Waiting::DataNotShared,
+                () if !self.can_be_fenced(gateway) => Waiting::CannotFence,
+                () => Waiting::NoSuccessor,
+            },
+            _ => Waiting::NoSuccessor,
+        }
+    }
+
+    /// Whether what writers left on a server can be kept from it for good: with a tunnel by its end, without one by the
+    /// kernel, where it knows how.
+    fn can_be_fenced(&self, gateway: &Gateway) -> bool {
+        gateway.path != Path::Direct || self.observed.can_shut_down
+    }
+
+    /// The targets that may serve a share, in order. Where targets do not share their data, what was written to the
+    /// first is nowhere else: a read-write share stays with it.
+    fn may_serve(&self, share: &Share) -> impl Iterator<Item = TargetId> + use<'a> {
+        let gateway = self.gateway(share);
+        let may_move = |gateway: &Gateway| gateway.shared_data && self.can_be_fenced(gateway);
+        let one_only = share.access == Access::ReadWrite && gateway.is_some_and(|gateway| !may_move(gateway));
+        let targets = gateway.map_or(&[][..], |gateway| &gateway.targets);
+        let gateway = share.gateway.clone();
+        targets[..if one_only { targets.len().min(1) } else { targets.len() }]
+            .iter()
+            .map(move |target| TargetId { gateway: gateway.clone(), target: target.name.clone() })
+    }
+
+    /// A read-write superblock may hold unwritten data. Before another server takes writes, the way to the old one
+    /// is cut for good, or a healed partition would let old data overwrite new.
+    pub(super) fn must_be_fenced_before(&self, share: &Share, epoch: u32) -> Option<NamespaceId> {
+        self.all_superblocks()
+            .find(|id| {
+                id.share == share.name
+                    && id.epoch < epoch
+                    && matches!(id.user, User::ReadWrite(_))
+                    && matches!(self.observed.tunnel(&id.namespace), Some(Tunnel::Attached | Tunnel::Detached))
+            })
+            .map(|id| id.namespace.clone())
+    }
+}

@@ -1,0 +1,97 @@
+//! What the host is told to do, and what goes one after the other.
+
+use std::fmt;
+
+use super::Tuning;
+use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
+use crate::observed::Observed;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// Make a network namespace with a TUN device, address and route for its target; or, for a direct one, give the
+    /// node's own that name.
+    MakeNamespace(NamespaceId),
+    /// Start the data path.
+    AttachTunnel(NamespaceId),
+    /// End the data path for good, and leave a mark that outlives the agent.
+    Fence(NamespaceId),
+    /// Let go of a namespace that no superblock of ours is in.
+    RemoveNamespace(NamespaceId),
+    Mount(SuperblockId, Tuning),
+    /// Put a clone of the superblock's base mount at the publication's empty target.
+    Publish(PublicationId, SuperblockId),
+    /// Put a clone of `new` over every copy of `old`, in the host's and every container's mount namespace.
+    Replace {
+        old: SuperblockId,
+        new: SuperblockId,
+    },
+    /// End with an error what is outstanding, and what comes while the step lasts.
+    Abort(SuperblockId),
+    /// Detach what is ours at the target, then forget the publication.
+    Unpublish(PublicationId),
+    /// Detach the base mount; `abort` first where the server can't take what is unwritten.
+    Retire {
+        superblock: SuperblockId,
+        abort: bool,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MakeNamespace(id) => write!(f, "make the network namespace {id}"),
+            Self::AttachTunnel(id) => write!(f, "attach the tunnel of {id}"),
+            Self::Fence(id) => write!(f, "fence {id}"),
+            Self::RemoveNamespace(id) => write!(f, "remove the network namespace {id}"),
+            Self::Mount(id, _) => write!(f, "mount {id}"),
+            Self::Publish(id, superblock) => write!(f, "publish {id} from {superblock}"),
+            Self::Replace { old, new } => write!(f, "put {new} in the place of {old}"),
+            Self::Abort(id) => write!(f, "abort {id}"),
+            Self::Unpublish(id) => write!(f, "unpublish {id}"),
+            Self::Retire { superblock, abort: false } => write!(f, "retire {superblock}"),
+            Self::Retire { superblock, abort: true } => write!(f, "abort and retire {superblock}"),
+        }
+    }
+}
+
+/// Steps of one lane run one after the other; lanes run side by side, so a step that blocks delays only its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    Server(TargetId),
+    Fence(NamespaceId),
+    Publication(PublicationId),
+    Ending(SuperblockId),
+}
+
+impl Step {
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::MakeNamespace(id) | Self::AttachTunnel(id) | Self::RemoveNamespace(id) => {
+                Lane::Server(id.target.clone())
+            }
+            // Its own lane: it must not wait behind a mount that asks the dead server.
+            Self::Fence(id) => Lane::Fence(id.clone()),
+            Self::Mount(id, _) | Self::Replace { new: id, .. } => Lane::Server(id.namespace.target.clone()),
+            // One lane for both: what is taken back while it is being published is detached after that.
+            Self::Publish(id, _) | Self::Unpublish(id) => Lane::Publication(*id),
+            Self::Abort(id) | Self::Retire { superblock: id, .. } => Lane::Ending(id.clone()),
+        }
+    }
+}
+
+/// Adds to an observation what the steps that are under way will change.
+pub fn note_under_way<'a>(observed: &mut Observed, steps: impl Iterator<Item = &'a Step>) {
+    for step in steps {
+        match step {
+            Step::MakeNamespace(_)
+            | Step::AttachTunnel(_)
+            | Step::Fence(_)
+            | Step::RemoveNamespace(_)
+            | Step::Unpublish(_)
+            | Step::Abort(_) => {}
+            Step::Mount(id, _) | Step::Publish(_, id) => drop(observed.beginning.insert(id.clone())),
+            Step::Replace { old, new } => observed.beginning.extend([old.clone(), new.clone()]),
+            Step::Retire { superblock, .. } => drop(observed.ending.insert(superblock.clone())),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Shares as they are written.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{Document, Problem, Raw};
+use crate::share::{Access, MountOptions, Namespaces, Policy, Share};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawShare {
+    gateway: Spanned<String>,
+    export: Spanned<String>,
+    access: Spanned<String>,
+    policy: Option<Spanned<String>>,
+    after: Option<Spanned<String>>,
+    accept_lost_writes: Option<Spanned<String>>,
+    mount_options: Option<BTreeMap<String, Spanned<String>>>,
+    namespaces: Spanned<Vec<Spanned<String>>>,
+}
+
+const OPTIONS: &str = "timeo, retrans, nconnect, readahead, rsize, wsize, actimeo, noexec";
+
+impl Document<'_> {
+    pub(super) fn share(&self, raw: Raw<RawShare>) -> Result<Share, Problem> {
+        let spec = raw.spec;
+        let access = match spec.access.value.as_str() {
+            "ReadOnly" => Access::ReadOnly,
+            "ReadWrite" => Access::ReadWrite,
+            other => {
+                return Err(self.problem(
+                    &spec.access,
+                    "spec.access",
+                    format!("is {other:?}; use ReadOnly or ReadWrite"),
+                ));
+            }
+        };
+        let policy = self.policy(&spec, access)?;
+        let options = self.options(spec.mount_options.as_ref())?;
+        let namespaces = self.namespaces(&spec.namespaces)?;
+        Ok(Share {
+            name: self.name(&raw.metadata)?,
+            gateway: self.value(&spec.gateway, "spec.gateway", "the name of a Gateway")?,
+            export: self.export(&spec.export)?,
+            access,
+            policy,
+            options,
+            namespaces,
+        })
+    }
+
+    fn export(&self, text: &Spanned<String>) -> Result<String, Problem> {
+        let export = &text.value;
+        let normal = export.starts_with('/')
+            && !export.contains('\0')
+            && export[1..].split('/').all(|part| !matches!(part, "." | ".."));
+        if !normal || (export.len() > 1 && export[1..].split('/').any(str::is_empty)) {
+            let message = format!("{export:?} is not an absolute path without '.', '..' and doubled '/'");
+            return Err(self.problem(text, "spec.export", message));
+        }
+        Ok(export.clone())
+    }
+
+    fn policy(&self, spec: &RawShare, access: Access) -> Result<Policy, Problem> {
+        let accepted =
+            spec.accept_lost_writes.as_ref().map(|text| self.truth(text, "spec.acceptLostWrites")).transpose()?;
+        let policy = match spec.policy.as_ref().map(|policy| (policy, policy.value.as_str())) {
+            None | Some((_, "hard")) => Policy::Hard,
+            Some((_, "soft")) => Policy::Soft,
+            Some((policy, "bounded")) => {
+                let Some(after) = &spec.after else {
+                    let message = "is bounded, by what? Say after: 5m, or another time".into();
+                    return Err(self.problem(policy, "spec.policy", message));
+                };
+                let range = Duration::from_secs(10)..=Duration::from_secs(7 * 24 * 3600);
+                Policy::Bounded { after: self.duration(after, "spec.after", range)? }
+            }
+            Some((policy, other)) => {
+                let message = format!("is {other:?}; use hard, soft or bounded");
+                return Err(self.problem(policy, "spec.policy", message));
+            }
+        };
+        if let (Some(after), Policy::Hard | Policy::Soft) = (&spec.after, policy) {
+            let message = format!("is for policy: bounded, and the policy is {policy}");
+            return Err(self.problem(after, "spec.after", message));
+        }
+        match (&spec.policy, policy, access) {
+            // The kernel tells a program of a write that it gave up only at its next fsync or close, and many ask neither.
+            (Some(text), Policy::Soft, Access::ReadWrite) if accepted != Some(true) => {
+                let message =
+                    "is soft, which contradicts access: ReadWrite: a write that times out is lost, though write() \
+                               said that it was done. Use hard or bounded, or say acceptLostWrites: true"
+                        .into();
+                Err(self.problem(text, "spec.policy", message))
+            }
+            _ => Ok(policy),
+        }
+    }
+
+    fn options(&self, raw: Option<&BTreeMap<String, Spanned<String>>>) -> Result<MountOptions, Problem> {
+        let mut options = MountOptions::default();
+        for (name, text) in raw.into_iter().flatten() {
+            let field = format!("spec.mountOptions.{name}");
+            let number = |range| self.number(text, &field, range).map(Some);
+            match name.as_str() {
+                "timeo" => options.timeo = number(10..=6000)?,
+                "retrans" => options.retrans = number(0..=100)?,
+                "nconnect" => options.nconnect = number(1..=16)?,
+                "readahead" => options.readahead = number(4..=65_536)?,
+                "rsize" => options.rsize = Some(self.size(text, &field)?),
+                "wsize" => options.wsize = Some(self.size(text, &field)?),
+                "actimeo" => options.actimeo = number(0..=3600)?,
+                "noexec" => options.no_exec = self.truth(text, &field)?,
+                other => {
+                    let message = match why_not(other) {
+                        Some(reason) => format!("is not for a Share to choose: {reason}"),
+                        None => format!("is not known; there are: {OPTIONS}"),
+                    };
+                    return Err(self.problem(text, &field, message));
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    fn size(&self, text: &Spanned<String>, field: &str) -> Result<u32, Problem> {
+        let size = self.number(text, field, 4096..=1_048_576)?;
+        if size % 4096 == 0 {
+            Ok(size)
+        } else {
+            Err(self.problem(text, field, format!("{size} is no multiple of 4096")))
+        }
+    }
+
+    fn namespaces(&self, raw: &Spanned<Vec<Spanned<String>>>) -> Result<Namespaces, Problem> {
+        match raw.value.as_slice() {
+            [] => Err(self.problem(
+                raw,
+                "spec.namespaces",
+                "is empty, so no pod could use the share; name namespaces, or \"*\" for all".into(),
+            )),
+            [all] if all.value == "*" => Ok(Namespaces::All),
+            names => names
+                .iter()
+                .enumerate()
+                .map(|(index, name)| {
+                    self.value(name, &format!("spec.namespaces[{index}]"), "a namespace (or \"*\" alone, for all)")
+                })
+                .collect::<Result<_, _>>()
+                .map(Namespaces::Only),
+        }
+    }
+}
+
+/// Options that people know from mount.nfs and that would break what moorline promises.
+fn why_not(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "hard" | "soft" | "softerr" | "softreval" => "it is the Share's policy: hard, soft or bounded",
+        "ro" | "rw" => "it is the Share's access",
+        "sharecache" | "nosharecache" => "a superblock that others share would be aborted for one of them",
+        "suid" | "nosuid" | "dev" | "nodev" => "volumes are always nosuid and nodev",
+        "vers" | "nfsvers" | "minorversion" => "recovery rests on NFSv4.1",
+        "proto" | "port" | "addr" | "clientaddr" | "mountaddr" => "it follows from the Gateway",
+        "sec" => "only sec=sys is spoken; the tunnel encrypts",
+        "nolock" | "local_lock" => "locks that the server does not know protect nobody on another node",
+        "nocto" | "noac" | "lookupcache" => "what others wrote would be seen late, or every call would be asked twice",
+        "intr" | "nointr" => "the kernel has ignored it for many years",
+        "bg" | "fg" | "retry" => "the agent tries again by itself",
+        "fatal_neterrors" => "a mount must outlive its network",
+        _ => return None,
+    })
+}
