@@ -28,6 +28,8 @@ pub enum Op {
     Write,
     /// An fsync begins, of the record whose number is the tag; how it ended is a Write.
     Sync,
+    /// Its working directory is listed.
+    List,
     /// A record is written, and not synced.
     Dirty,
     /// A write where there must be none.

@@ -47,6 +47,12 @@ spec: {{gateway: {gateway}, export: /{export}, access: {access}, namespaces: [tr
     )
 }
 
+/// The same with further lines in its spec, as `policy: soft`.
+pub fn share_with(name: &str, gateway: &str, export: &str, access: &str, more: &str) -> String {
+    let share = share_of(name, gateway, export, access);
+    if more.is_empty() { share } else { share.replace("namespaces:", &format!("{more}, namespaces:")) }
+}
+
 /// The usual pair: `datasets`, read-only, and `checkpoints`, read-write, on one gateway `gw`.
 pub fn usual(shared_data: bool, sites: &[&Site]) -> String {
     let parts = [

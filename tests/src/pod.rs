@@ -97,8 +97,8 @@ impl Draft {
         self.doing("write", path)
     }
 
-    /// Appends records through one descriptor that it opens once, each acknowledged by fsync: with its server away it
-    /// waits where no signal reaches it.
+    /// Appends records through one descriptor that it opens and locks once, each acknowledged by fsync: with its server
+    /// away it waits where no signal reaches it.
     pub fn holding(self, path: &str) -> Self {
         self.doing("hold", path)
     }
@@ -106,6 +106,11 @@ impl Draft {
     /// Writes one record without fsync, and keeps the descriptor: what it wrote is written back when it ends.
     pub fn dirtying(self, path: &str) -> Self {
         self.doing("dirty", path)
+    }
+
+    /// Lists a directory from inside: its working directory is there from the start.
+    pub fn staying_in(self, path: &str) -> Self {
+        self.doing("stay", path)
     }
 
     /// Tries to write where it must not be able to.

@@ -13,6 +13,8 @@ use std::process::{Child, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_UNLCK, F_WRLCK, flock};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -155,6 +157,36 @@ impl Site {
         let _ = self.records_daemon.kill();
         let _ = self.records_daemon.wait();
         self.inside.sh("rpc.nfsd 0");
+    }
+
+    /// The kernel's server ends, and starts again with what it wrote down of its clients.
+    #[track_caller]
+    pub fn restart(&self) {
+        self.inside.sh("rpc.nfsd 0; rpc.nfsd -N 3 4");
+        self.wait_until_serving();
+    }
+
+    /// The node's link, address and route to it are gone.
+    #[track_caller]
+    pub fn unplug(&self) {
+        self.wire.unplug(&self.name);
+    }
+
+    #[track_caller]
+    pub fn plug_in(&self) {
+        let address = self.inside.sh("ip -br link show eth0");
+        let mac = address.split_whitespace().nth(2).unwrap_or_default();
+        self.wire.plug_in(&self.name, &outer(self.number, 2), &outer(self.number, 1), mac);
+    }
+
+    /// Whether a client holds a lock on this file.
+    #[track_caller]
+    pub fn is_locked(&self, path: &str) -> bool {
+        let path = self.tree.0.join(path);
+        let file = fs::File::open(&path).unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
+        let mut lock = flock { l_type: F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+        fcntl(&file, FcntlArg::F_GETLK(&mut lock)).unwrap_or_else(|error| panic!("ask for a lock: {error}"));
+        lock.l_type != F_UNLCK as i16
     }
 
     /// Nothing passes between node and site any more, either way, and nobody is told.

@@ -4,12 +4,19 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
+
 const POLL: Duration = Duration::from_millis(25);
 
 /// The lab's one clock.
 #[expect(clippy::disallowed_methods, reason = "the lab waits for real kernels: it is wiring")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// Seconds on the clock that all processes of a machine share, as the pods' applications write it down.
+pub fn monotonic() -> f64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |time| Duration::from(time).as_secs_f64())
 }
 
 pub const fn seconds(count: u64) -> Duration {

@@ -78,6 +78,20 @@ impl Wire {
         ));
     }
 
+    /// The node's own link, address and route to a site are gone, or are back.
+    #[track_caller]
+    pub fn unplug(&self, site: &str) {
+        sh(&format!("ip addr flush dev up-{site}; ip link set up-{site} down"));
+    }
+
+    #[track_caller]
+    pub fn plug_in(&self, site: &str, ours: &str, theirs: &str, their_mac: &str) {
+        sh(&format!(
+            "ip addr add {ours}/30 dev up-{site}; ip link set up-{site} up
+             ip neigh replace {theirs} lladdr {their_mac} dev up-{site} nud permanent"
+        ));
+    }
+
     #[track_caller]
     fn netem(&self, site: &str, what: &str) {
         for end in ends(site) {

@@ -7,8 +7,9 @@ use crate::id::{NamespaceId, PublicationId, SuperblockId, User};
 use crate::observed::Occupants;
 use crate::share::{Policy, Share};
 
-/// How long before the end of its grace period a pod's own superblock is aborted: what waits in it needs time to end.
-const LAST_CALL: Duration = Duration::from_secs(3);
+/// How long before the end of its grace period a pod's own superblock is aborted, or half of that period. What waits in it
+/// needs time to end, and then runtime and kubelet some seconds to take the pod down.
+const LAST_CALL: Duration = Duration::from_secs(10);
 
 impl View<'_> {
     /// What is no longer wanted goes first.
@@ -54,7 +55,7 @@ impl View<'_> {
                 Some(None) => false,
                 Some(Some(deletion)) => {
                     let grace = deletion.ends.saturating_sub(deletion.asked);
-                    self.now + LAST_CALL.min(grace / 3) >= deletion.ends
+                    self.now + LAST_CALL.min(grace / 2) >= deletion.ends
                 }
                 // One that was just made may be here before the word of it is: it lives.
                 None => pods.complete && occupants == Some(&Occupants::Ending),

@@ -462,8 +462,8 @@ fn what_a_pod_did_not_write_is_lost_when_its_grace_ends_and_not_while_anybody_ma
     assert!(!aborts(Ending, Some(None), true, 3600), "it may have ended well, and its pod stays");
     assert!(aborts(Ending, None, true, 0), "its pod is no more");
     assert!(!aborts(Living, None, true, 0), "the word of it may be late");
-    assert!(!aborts(Living, Some(deletion(30)), true, 26) && !aborts(Ending, Some(deletion(30)), true, 26));
-    assert!(aborts(Living, Some(deletion(30)), true, 27) && aborts(Ending, Some(deletion(30)), true, 27));
+    assert!(!aborts(Living, Some(deletion(30)), true, 19) && !aborts(Ending, Some(deletion(30)), true, 19));
+    assert!(aborts(Living, Some(deletion(30)), true, 20) && aborts(Ending, Some(deletion(30)), true, 20));
     assert!(aborts(Living, Some(deletion(0)), true, 0), "no grace");
     assert!(aborts(Killed, Some(None), true, 0));
 }

@@ -1,6 +1,6 @@
 //! The application of the lab's pods. It knows nothing of moorline: it reads, writes, and writes down what it saw.
 //!
-//! Each argument is JOB:PATH with JOB one of read, write, hold, dirty, trespass; each job runs in a thread of its own, so that
+//! Each argument is JOB:PATH with JOB one of read, write, hold, stay, dirty, trespass; each job runs in a thread of its own, so that
 //! one that blocks does not silence the others.
 
 use std::cell::Cell;
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use moorline_tests::data;
 use moorline_tests::event::{Event, Op};
+use moorline_tests::wait::monotonic;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::signal::{SigSet, Signal};
-use nix::time::{ClockId, clock_gettime};
 
 /// Between two rounds of a job: a pace, nothing is waited for.
 const PACE: Duration = Duration::from_millis(50);
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             "read" => thread::Builder::new().name("read".into()).spawn(move || rounds(|_| read(&path))),
             "write" => thread::Builder::new().name("write".into()).spawn(move || rounds(|number| write(&path, number))),
             "hold" => thread::Builder::new().name("hold".into()).spawn(move || hold(&path)),
+            "stay" => thread::Builder::new().name("stay".into()).spawn(move || stay(&path)),
             "dirty" => thread::Builder::new().name("dirty".into()).spawn(move || dirty(&path)),
             "trespass" => thread::Builder::new().name("trespass".into()).spawn(move || rounds(|_| trespass(&path))),
             other => Err(io::Error::other(format!("{other}: no such job"))),
@@ -116,7 +117,8 @@ fn write(path: &str, number: u64) -> Event {
 /// where no signal reaches it. That it goes there is said first, or nobody could tell it from one that waits in open.
 fn hold(path: &str) {
     let file = loop {
-        match OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path) {
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
+        match opened.and_then(|file| file.lock().map(|()| file)) {
             Ok(file) => break file,
             Err(error) => say(&Event { at: monotonic(), ..event(Op::Write, path, Err(error)) }),
         }
@@ -135,6 +137,22 @@ fn hold(path: &str) {
         event.tag = number.to_string();
         offset.set(offset.get() + if event.succeeded() { event.bytes } else { 0 });
         event
+    });
+}
+
+/// A working directory is as open as a descriptor: what becomes of the mount it is on becomes of it.
+fn stay(path: &str) {
+    while let Err(error) = std::env::set_current_dir(path) {
+        say(&Event { at: monotonic(), ..event(Op::List, path, Err(error)) });
+        thread::sleep(PACE);
+    }
+    rounds(|_| {
+        // Made anew, or it would be listed from the cache.
+        let listed = fs::File::open(".").and_then(|directory| {
+            nix::sys::stat::fstat(&directory)?;
+            fs::read_dir(".")?.try_for_each(|entry| entry.map(drop))
+        });
+        event(Op::List, path, listed)
     });
 }
 
@@ -167,9 +185,4 @@ fn event(op: Op, path: &str, done: io::Result<()>) -> Event {
     let errno = done.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
     let problem = done.err().map(|error| error.to_string());
     Event { at: 0.0, took: 0.0, op, path: path.into(), errno, bytes: 0, tag: String::new(), problem }
-}
-
-/// Seconds on the clock that all processes of a machine share.
-fn monotonic() -> f64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |time| Duration::from(time).as_secs_f64())
 }

@@ -69,6 +69,9 @@ struct Run {
     /// Scenarios at once
     #[arg(long, default_value_t = 4)]
     jobs: usize,
+    /// The whole fault matrix, and nothing else
+    #[arg(long)]
+    soak: bool,
     /// Use a guest even where the kernel has NFS
     #[arg(long)]
     guest: bool,
@@ -89,6 +92,8 @@ struct Inside {
     #[arg(long)]
     color: bool,
     #[arg(long)]
+    soak: bool,
+    #[arg(long)]
     demo: bool,
 }
 
@@ -97,7 +102,7 @@ fn main() -> ExitCode {
         Sub::Run(options) => run(&options, false),
         Sub::Demo(options) => run(&options, true),
         Sub::List => {
-            scenarios::ALL.iter().for_each(|scenario| println!("{}", scenario.name));
+            scenarios::chosen(false).for_each(|scenario| println!("{}", scenario.name));
             Ok(ExitCode::SUCCESS)
         }
         Sub::Inside(options) => inside(options),
@@ -124,6 +129,7 @@ fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
     let mut arguments = vec![format!("--jobs={}", options.jobs)];
     arguments.extend(io::IsTerminal::is_terminal(&io::stdout()).then(|| "--color".into()));
     arguments.extend(options.filter.clone());
+    arguments.extend(options.soak.then(|| "--soak".into()));
     arguments.extend(demo.then(|| "--demo".into()));
     let what = if demo { "the demo runs" } else { "scenarios run" };
     let status = if !options.guest && kernel_has_nfs() {
@@ -191,7 +197,7 @@ fn inside(options: Inside) -> io::Result<ExitCode> {
         color: Some(if options.color { ColorSetting::Always } else { ColorSetting::Never }),
         ..Arguments::default()
     };
-    Ok(runner.run(&arguments))
+    Ok(runner.run(&arguments, options.soak))
 }
 
 fn body(name: &str, color: bool) -> io::Result<ExitCode> {

@@ -7,6 +7,7 @@ mod bad_input;
 mod copies;
 mod deletion;
 mod failover;
+mod faults;
 mod publication;
 mod the_lab;
 
@@ -57,6 +58,50 @@ pub const ALL: &[Scenario] = &[
     scenario("pod_has_no_privilege", 60, the_lab::pod_has_no_privilege),
 ];
 
+/// One row of the fault matrix for each policy and access: all of them in the soak, those with `now` in every test run,
+/// where each fault, each policy and each access stands at least once.
+macro_rules! matrix {
+    ($($fault:ident $name:literal [$($now:literal)*];)*) => {
+        pub const FAULTS: &[Scenario] = &[$(
+            scenario(concat!("fault_", $name, "_hard_ro"), 300, || {
+                faults::run(faults::Fault::$fault, faults::Policy::Hard, faults::Access::ReadOnly)
+            }),
+            scenario(concat!("fault_", $name, "_hard_rw"), 300, || {
+                faults::run(faults::Fault::$fault, faults::Policy::Hard, faults::Access::ReadWrite)
+            }),
+            scenario(concat!("fault_", $name, "_soft_ro"), 300, || {
+                faults::run(faults::Fault::$fault, faults::Policy::Soft, faults::Access::ReadOnly)
+            }),
+            scenario(concat!("fault_", $name, "_soft_rw"), 300, || {
+                faults::run(faults::Fault::$fault, faults::Policy::Soft, faults::Access::ReadWrite)
+            }),
+            scenario(concat!("fault_", $name, "_bounded_ro"), 300, || {
+                faults::run(faults::Fault::$fault, faults::Policy::Bounded, faults::Access::ReadOnly)
+            }),
+            scenario(concat!("fault_", $name, "_bounded_rw"), 300, || {
+                faults::run(faults::Fault::$fault, faults::Policy::Bounded, faults::Access::ReadWrite)
+            }),
+        )*];
+        const IN_EVERY_RUN: &[&str] = &[$($(concat!("fault_", $name, "_", $now),)*)*];
+    };
+}
+
+matrix! {
+    Blackhole "blackhole" ["bounded_rw" "soft_ro"];
+    HostAway "host_away" ["hard_rw" "bounded_ro"];
+    NetworkLost "network_lost" ["soft_rw"];
+    GoneForGood "gone_for_good" ["bounded_rw" "soft_ro"];
+    PodDeleted "pod_deleted" ["soft_rw"];
+    ServerRestarted "server_restarted" ["hard_rw" "soft_ro"];
+    AgentKilled "agent_killed" ["bounded_rw"];
+}
+
+/// What one run runs: every scenario, and some rows of the matrix or all.
+pub fn chosen(soak: bool) -> impl Iterator<Item = &'static Scenario> {
+    let rows = FAULTS.iter().filter(move |row| soak || IN_EVERY_RUN.contains(&row.name));
+    rows.chain(ALL.iter().filter(move |_| !soak))
+}
+
 pub fn find(name: &str) -> Option<&'static Scenario> {
-    ALL.iter().find(|scenario| scenario.name == name)
+    ALL.iter().chain(FAULTS).find(|scenario| scenario.name == name)
 }
