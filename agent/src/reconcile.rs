@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Deletion, Moment, Observed, Pods, Server};
 use moorline_shared::plan::{self, Desired, Lane, Step};
@@ -28,6 +28,8 @@ pub(crate) use callers::{Denied, Reply};
 /// From one look at the host to the next, while something is published.
 const LOOK: Duration = Duration::from_millis(500);
 const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// How long another target is preferred to one that would not let a share be mounted.
+const UNMOUNTABLE: Duration = Duration::from_secs(60);
 
 pub(crate) enum Event {
     Objects(Reading),
@@ -48,6 +50,12 @@ pub(crate) enum Event {
         namespace: NamespaceId,
         /// How long the answer took, if one came.
         answer: Option<Duration>,
+    },
+    /// A look at a mount of this share and epoch has ended.
+    Looked {
+        share: Name,
+        epoch: u32,
+        stale: bool,
     },
     Did {
         step: Step,
@@ -80,6 +88,10 @@ pub(crate) struct Reconciler {
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
     pods: Pods,
+    lookers: BTreeMap<(Name, u32), JoinHandle<()>>,
+    stale: BTreeSet<(Name, u32)>,
+    /// Until when a share is not tried again on a target that would not let it be mounted, if another may serve it.
+    unmountable: BTreeMap<(Name, TargetId), Moment>,
     /// Steps that are under way.
     busy: BTreeMap<Lane, Vec<Step>>,
     setbacks: HashMap<Step, Setback>,
@@ -114,6 +126,9 @@ impl Reconciler {
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
             pods: Pods::default(),
+            lookers: BTreeMap::new(),
+            stale: BTreeSet::new(),
+            unmountable: BTreeMap::new(),
             busy: BTreeMap::new(),
             setbacks: HashMap::new(),
             waiters: HashMap::new(),
@@ -169,6 +184,7 @@ impl Reconciler {
                 self.pods.known.insert(uid, Some(Deletion { asked, ends: asked + grace }));
             }
             Event::Probed { namespace, answer } => return self.note_probe(&namespace, answer),
+            Event::Looked { share, epoch, stale } => return self.note_look((share, epoch), stale),
             Event::Did { step, result } => self.note_result(step, result),
             Event::Free(lane) => drop(self.busy.remove(&lane)),
         }
@@ -232,6 +248,10 @@ impl Reconciler {
         let mut observed = self.host.observe(&self.desired.publications)?;
         observed.servers = self.servers.clone();
         observed.pods = self.pods.clone();
+        observed.stale = self.stale.clone();
+        let now = (self.clock)();
+        let refused = self.unmountable.iter().filter(|(_, until)| **until > now);
+        observed.unmountable = refused.map(|(which, _)| which.clone()).collect();
         plan::note_under_way(&mut observed, self.busy.values().flatten());
         Ok(observed)
     }
@@ -250,6 +270,7 @@ impl Reconciler {
         }
         self.reconsider(&observed);
         self.probe(&observed);
+        self.look(&observed);
         self.answer(&observed, now);
         self.say_what_waits(&observed, now);
         let steps = plan::plan(&self.desired, &observed, now);
@@ -326,10 +347,17 @@ impl Reconciler {
                     }
                     step => info!("done: {step}"),
                 }
+                if let Step::Mount(id, _) = &step {
+                    self.unmountable.remove(&(id.share.clone(), id.namespace.target.clone()));
+                }
                 self.setbacks.remove(&step);
             }
             Err(error) => {
                 let message = chain(&error);
+                if let Step::Mount(id, _) = &step {
+                    let until = (self.clock)() + UNMOUNTABLE;
+                    self.unmountable.insert((id.share.clone(), id.namespace.target.clone()), until);
+                }
                 let setback = self.setbacks.entry(step.clone()).or_insert_with(|| Setback {
                     count: 0,
                     until: Moment::ZERO,

@@ -140,7 +140,7 @@ fn health_colour(health: Health) -> Color {
     match health {
         Health::Healthy => Color::Green,
         Health::Unmounting | Health::FailingOver => Color::Yellow,
-        Health::Hung | Health::Fenced => Color::Red,
+        Health::Hung | Health::Stale | Health::Fenced => Color::Red,
     }
 }
 

@@ -8,6 +8,9 @@ pub enum Health {
     Healthy,
     /// The server is away and nothing may take its place yet: I/O blocks, as hard promises. Publishing waits.
     Hung,
+    /// The server answers, and does not know the share's root any more. A new epoch is mounted, from the same server if it
+    /// exports the share again, else for readers from another.
+    Stale,
     /// A newer epoch takes its place: copies of this one are being replaced, its calls aborted.
     FailingOver,
     /// Its network namespace leads nowhere for good. Once a newer epoch has taken its place it is aborted until its last

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::id::{NamespaceId, PublicationId, SuperblockId};
+use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
+use crate::name::Name;
 
 /// Time since an origin of the caller's choosing: the planner reads no clock.
 pub type Moment = Duration;
@@ -28,6 +29,11 @@ pub struct Observed {
     /// Who is in the containers of a read-write publication; none where nobody is.
     pub occupants: BTreeMap<PublicationId, Occupants>,
     pub pods: Pods,
+    /// Shares in an epoch whose server answers that it does not know their root any more: the export was replaced or
+    /// taken away.
+    pub stale: BTreeSet<(Name, u32)>,
+    /// Shares that a target refused to let us mount a moment ago, though it answers.
+    pub unmountable: BTreeSet<(Name, TargetId)>,
     /// The kernel can end a superblock for good (Linux 6.4).
     pub can_shut_down: bool,
 }

@@ -63,10 +63,10 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Vec<Step> {
     let view = View { desired, observed, now };
     let mut steps = Vec::new();
     view.end(&mut steps);
-    view.keep_namespaces(&mut steps);
     for share in view.shares_in_use() {
         view.serve(share, &mut steps);
     }
+    view.keep_namespaces(&mut steps);
     steps
 }
 
@@ -79,6 +79,7 @@ pub fn waiting(desired: &Desired, observed: &Observed, now: Moment, share: &Shar
             Some(Waiting::PastDeadline)
         }
         Seat::At { namespace, .. } if view.away(&namespace) => Some(view.why_it_stays(share)),
+        Seat::At { epoch, .. } if observed.stale.contains(&(share.name.clone(), epoch)) => Some(Waiting::Stale),
         Seat::At { epoch, .. } if view.left_behind(share, epoch) => Some(Waiting::Moving),
         Seat::At { .. } => None,
     }
@@ -94,6 +95,8 @@ pub fn health(desired: &Desired, observed: &Observed, now: Moment, superblock: &
         Health::Unmounting
     } else if view.away(&superblock.namespace) {
         Health::Hung
+    } else if view.stale(superblock) {
+        Health::Stale
     } else {
         Health::Healthy
     }
@@ -122,7 +125,10 @@ impl<'a> View<'a> {
             for target in &gateway.targets {
                 let target = TargetId { gateway: gateway.name.clone(), target: target.name.clone() };
                 match self.open_namespace(&target) {
-                    Some((id, Tunnel::Detached)) => steps.push(Step::AttachTunnel(id.clone())),
+                    // Not one that is about to be fenced, or a packet might pass in between.
+                    Some((id, Tunnel::Detached)) if !steps.contains(&Step::Fence(id.clone())) => {
+                        steps.push(Step::AttachTunnel(id.clone()));
+                    }
                     Some(_) => {}
                     None => {
                         let generation =
@@ -145,9 +151,12 @@ impl<'a> View<'a> {
 
     fn serve(&self, share: &Share, steps: &mut Vec<Step>) {
         let Seat::At { epoch, namespace } = self.seat(share) else { return };
-        if let Some(fence) = self.must_be_fenced_before(share, epoch) {
-            steps.push(Step::Fence(fence));
-            return;
+        // Mounted first, and shown to nobody: a server that answers and can't be mounted is not worth a fence.
+        let fence = self.must_be_fenced_before(share, epoch, &namespace);
+        if let Some(fence) = &fence
+            && self.observed.superblocks.iter().any(|id| id.share == share.name && id.epoch == epoch)
+        {
+            steps.push(Step::Fence(fence.clone()));
         }
         let usable = self.observed.tunnel(&namespace) == Some(Tunnel::Attached)
             && self.observed.liveness(&namespace, self.now) == Liveness::Alive;
@@ -173,9 +182,12 @@ impl<'a> View<'a> {
             }
             // A target that is not empty is refused by the executor, and its error reaches the caller. Of a server that
             // is away nothing is published: kubelet and the runtime look at what they are given, and would block.
-            if !there && usable {
+            if !there && usable && fence.is_none() {
                 steps.push(Step::Publish(id, superblock));
             }
+        }
+        if fence.is_some() {
+            return;
         }
         for old in self.observed.superblocks.iter().filter(|old| old.share == share.name && old.epoch < epoch) {
             let new = SuperblockId { epoch, namespace: namespace.clone(), ..old.clone() };
@@ -221,6 +233,10 @@ impl<'a> View<'a> {
     fn away(&self, namespace: &NamespaceId) -> bool {
         self.observed.tunnel(namespace) == Some(Tunnel::Fenced)
             || self.observed.liveness(namespace, self.now) == Liveness::Away
+    }
+
+    fn stale(&self, id: &SuperblockId) -> bool {
+        self.observed.stale.contains(&(id.share.clone(), id.epoch))
     }
 
     fn superseded(&self, id: &SuperblockId) -> bool {

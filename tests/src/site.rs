@@ -26,6 +26,7 @@ use crate::wait::{eventually, seconds};
 use crate::wire::Wire;
 
 const PORT: u16 = 51820;
+const OPTIONS: &str = "rw,no_root_squash,insecure,no_subtree_check";
 /// What every site exports unless told otherwise.
 pub const EXPORTS: [&str; 2] = ["datasets", "checkpoints"];
 
@@ -166,6 +167,40 @@ impl Site {
         self.wait_until_serving();
     }
 
+    /// Another directory is exported in the place of this one, with a copy of what is in it.
+    #[track_caller]
+    pub fn replace_export(&self, export: &str) {
+        let (old, new) = (self.tree.0.join(export), self.tree.0.join(format!("{export}.replaced")));
+        // Copied when nothing is written to it any more, or what was acknowledged meanwhile would be lost by us.
+        self.unexport(export);
+        sh(&format!("cp -a {} {}", old.display(), new.display()));
+        self.export(export, &new, 40);
+    }
+
+    /// Not even an empty directory of its name is left, which would be mounted in its place.
+    #[track_caller]
+    pub fn unexport(&self, export: &str) {
+        let target = format!("/run/exports/{export}");
+        self.inside.sh(&format!("exportfs -u '*:{target}'; exportfs -f; umount -l {target}; rmdir {target}"));
+    }
+
+    /// What [`Self::unexport`] took away is there again.
+    #[track_caller]
+    pub fn export_again(&self, export: &str) {
+        let number = EXPORTS.iter().position(|name| *name == export).expect("one of its exports");
+        self.export(export, &self.tree.0.join(export), number + 1);
+    }
+
+    #[track_caller]
+    fn export(&self, export: &str, directory: &Path, id: usize) {
+        let target = format!("/run/exports/{export}");
+        self.inside.sh(&format!(
+            "mkdir {target}; mount --bind {} {target}
+             exportfs -o {OPTIONS},fsid={id} '*:{target}'; exportfs -f",
+            directory.display()
+        ));
+    }
+
     /// The node's link, address and route to it are gone.
     #[track_caller]
     pub fn unplug(&self) {
@@ -250,20 +285,19 @@ fn tunnel(inside: &Namespace, number: u8, key: &Key, node: &Node) {
 /// that works in a network namespace.
 #[track_caller]
 fn serve(inside: &Namespace, tree: &Tree) -> Child {
-    let options = "rw,no_root_squash,insecure,no_subtree_check";
     let mut script = format!(
         "mount -t tmpfs nfs /var/lib/nfs; mkdir -p /var/lib/nfs/nfsdcld /run/pipefs /run/exports
          touch /var/lib/nfs/etab /var/lib/nfs/rmtab
          mount -t nfsd nfsd /proc/fs/nfsd; mount -t rpc_pipefs pipefs /run/pipefs
          echo 10 >/proc/fs/nfsd/nfsv4gracetime; echo 10 >/proc/fs/nfsd/nfsv4leasetime
          mount -t tmpfs root /run/exports
-         exportfs -o {options},fsid=0 '*:/run/exports'\n"
+         exportfs -o {OPTIONS},fsid=0 '*:/run/exports'\n"
     );
     for (number, export) in EXPORTS.iter().enumerate() {
         let (source, target) = (tree.0.join(export), format!("/run/exports/{export}"));
         script += &format!(
             "mkdir {target}; mount --bind {} {target}
-             exportfs -o {options},fsid={} '*:{target}'\n",
+             exportfs -o {OPTIONS},fsid={} '*:{target}'\n",
             source.display(),
             number + 1
         );

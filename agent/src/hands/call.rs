@@ -37,6 +37,8 @@ pub async fn call(request: &Request, deadline: Duration) -> Result<(), HandsErro
         .arg(SUBCOMMAND)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        // Nobody waits for it any more if this future is dropped.
+        .kill_on_drop(true)
         .spawn()
         .map_err(HandsError::Start)?;
     let outcome = timeout(deadline, exchange(&mut child, &text)).await;

@@ -4,6 +4,7 @@
 mod abort;
 mod call;
 mod detach;
+mod look;
 mod mount;
 mod namespace;
 mod prepare;
@@ -51,6 +52,9 @@ pub enum Work {
     Publish(Publish),
     Replace(Replace),
     Abort {
+        superblock: SuperblockId,
+    },
+    Look {
         superblock: SuperblockId,
     },
     Unpublish {
@@ -144,6 +148,7 @@ fn perform(request: &Request) -> Result<(), Failure> {
         Work::Publish(wanted) => publish::publish(paths, wanted),
         Work::Replace(wanted) => replace::replace(paths, wanted),
         Work::Abort { superblock } => abort::abort(paths, superblock),
+        Work::Look { superblock } => look::look(paths, superblock),
         Work::Unpublish { target_path } => detach::unpublish(paths, target_path),
         Work::Retire { superblock, abort } => detach::retire(paths, superblock, *abort),
     }

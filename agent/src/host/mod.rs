@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use moorline_shared::gateway::{Gateway, Path, Target};
-use moorline_shared::id::{NamespaceId, PublicationId};
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
 use moorline_shared::objects::Objects;
 use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
@@ -199,6 +199,14 @@ impl Host {
         }
     }
 
+    /// Whether a superblock's server says that it does not know its root any more; None if it says nothing.
+    pub async fn is_stale(&self, superblock: &SuperblockId, patience: Duration) -> Option<bool> {
+        match self.hand(Work::Look { superblock: superblock.clone() }, patience).await {
+            Ok(()) => Some(false),
+            Err(error) => error.definite().then_some(true),
+        }
+    }
+
     /// Ends the way that a namespace leads, for good.
     pub fn fence(&self, id: &NamespaceId) -> Result<(), StepError> {
         // The mark first: were the agent to die in between, its successor must not attach it again.
@@ -208,11 +216,7 @@ impl Host {
     }
 
     /// All namespaces side by side: one that blocks keeps no other container on the dead server.
-    async fn replace(
-        &self,
-        old: &moorline_shared::id::SuperblockId,
-        new: &moorline_shared::id::SuperblockId,
-    ) -> Result<(), StepError> {
+    async fn replace(&self, old: &SuperblockId, new: &SuperblockId) -> Result<(), StepError> {
         let places = observe::places(&self.paths, old).map_err(|error| StepError::Places(old.to_string(), error))?;
         let hands = places.into_iter().map(|place| {
             self.hand(

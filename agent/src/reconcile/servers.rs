@@ -1,13 +1,16 @@
 //! What is known of servers: a prober for each, and what their silence means.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use moorline_shared::id::NamespaceId;
-use moorline_shared::observed::{Observed, Server, Tunnel};
+use moorline_shared::id::{NamespaceId, SuperblockId};
+use moorline_shared::name::Name;
+use moorline_shared::observed::{Liveness, Observed, Server, Tunnel};
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{Event, Reconciler};
+use crate::host::Host;
 use crate::paths;
 use crate::probe::{PAUSE, Question};
 
@@ -54,6 +57,70 @@ impl Reconciler {
             info!(%namespace, "the server was {before:?} and is {after:?}");
         }
         before != after
+    }
+}
+
+impl Reconciler {
+    /// One mount of each share in the epoch that is in force is looked at, as long as its server answers: all of them
+    /// have one root.
+    pub(super) fn look(&mut self, observed: &Observed) {
+        let now = (self.clock)();
+        let mut in_force: BTreeMap<&Name, &SuperblockId> = BTreeMap::new();
+        for id in &observed.superblocks {
+            let newest = in_force.entry(&id.share).or_insert(id);
+            if id.epoch > newest.epoch {
+                *newest = id;
+            }
+        }
+        let wanted: BTreeMap<(Name, u32), &SuperblockId> = in_force
+            .into_values()
+            .filter(|id| observed.liveness(&id.namespace, now) == Liveness::Alive)
+            .map(|id| ((id.share.clone(), id.epoch), id))
+            .collect();
+        self.lookers.retain(|which, looker| {
+            if !wanted.contains_key(which) {
+                looker.abort();
+            }
+            wanted.contains_key(which) && !looker.is_finished()
+        });
+        let there: BTreeSet<(Name, u32)> = observed.superblocks.iter().map(|id| (id.share.clone(), id.epoch)).collect();
+        self.stale.retain(|which| there.contains(which));
+        for (which, id) in wanted {
+            let (host, events, superblock) = (self.host.clone(), self.events.clone(), id.clone());
+            self.lookers
+                .entry(which)
+                .or_insert_with(|| tokio::spawn(async move { look_for_ever(&host, &superblock, &events).await }));
+        }
+    }
+
+    /// Whether it changes what is thought of the share.
+    pub(super) fn note_look(&mut self, which: (Name, u32), stale: bool) -> bool {
+        let changed = self.stale.contains(&which) != stale;
+        if stale {
+            if changed {
+                warn!(share = %which.0, "is stale: its server does not know its root any more");
+            }
+            self.stale.insert(which);
+        } else {
+            self.stale.remove(&which);
+        }
+        changed
+    }
+}
+
+/// Each look costs a process, so there are fewer of them than questions to servers.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(3);
+/// Of a look that takes longer nothing is learnt: whether its server is there the prober knows.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+async fn look_for_ever(host: &Host, superblock: &SuperblockId, events: &mpsc::Sender<Event>) {
+    loop {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let Some(stale) = host.is_stale(superblock, LOOK_PATIENCE).await else { continue };
+        let (share, epoch) = (superblock.share.clone(), superblock.epoch);
+        if events.send(Event::Looked { share, epoch, stale }).await.is_err() {
+            return;
+        }
     }
 }
 

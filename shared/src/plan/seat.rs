@@ -2,7 +2,7 @@
 
 use super::View;
 use crate::gateway::{Gateway, Path};
-use crate::id::{NamespaceId, TargetId, User};
+use crate::id::{NamespaceId, SuperblockId, TargetId, User};
 use crate::observed::{Liveness, Tunnel};
 use crate::share::{Access, Share};
 
@@ -29,6 +29,8 @@ pub enum Waiting {
     DataNotShared,
     /// It was given a successor, and not all of it is there yet.
     Moving,
+    /// Its server does not know its root any more, and none lets us mount it anew.
+    Stale,
     /// The server in force is away for longer than the share's deadline: what is asked of it fails.
     PastDeadline,
 }
@@ -49,6 +51,10 @@ impl Waiting {
             ),
             Self::CannotFence => format!(
                 "Share {name} waits: its server is away, Gateway {gateway} is direct, and this kernel can't keep unwritten data from the old server (that needs Linux 6.4); a ReadWrite share stays where it is, and I/O blocks until the server is back"
+            ),
+            Self::Stale => format!(
+                "Share {name} is stale: its server answers and does not know {} any more; is it exported again, as it was? It is mounted anew as soon as that works",
+                share.export
             ),
             Self::PastDeadline => format!(
                 "Share {name} fails: its server has been away for longer than its policy allows ({}); I/O ends with an error until a server is back",
@@ -72,27 +78,52 @@ impl<'a> View<'a> {
             ready.then(|| id.clone())
         };
         let Some(current) = current else {
-            // The first that is not away: one that was not asked often enough yet is waited for, in its turn.
+            // The first that is not away: one that was not asked often enough yet is waited for, in its turn. One that was
+            // asked and can't be mounted is the last resort.
             let known_away = |target: &TargetId| self.open_namespace(target).is_some_and(|(id, _)| self.away(id));
-            let first = self.may_serve(share).find(|target| !known_away(target)).and_then(|target| ready(&target));
+            let mut there: Vec<TargetId> = self.may_serve(share).filter(|target| !known_away(target)).collect();
+            there.sort_by_key(|target| self.unmountable(share, target));
+            let first = there.first().and_then(ready);
             return first.map_or(Seat::Waiting(Waiting::NoTarget), |namespace| Seat::At { epoch: 1, namespace });
         };
         let cut_off = !matches!(self.observed.tunnel(&current.namespace), Some(Tunnel::Attached | Tunnel::Detached));
         let stay = Seat::At { epoch: current.epoch, namespace: current.namespace.clone() };
+        let next = |namespace| Seat::At { epoch: current.epoch + 1, namespace };
         if !cut_off && !self.away(&current.namespace) {
-            return stay;
+            return if self.stale(current) { self.remount(share, current).map_or(stay, next) } else { stay };
         }
         let old = self.observed.servers.get(&current.namespace);
         let may_succeed = |id: &NamespaceId| {
             let server = self.observed.servers.get(id);
             server.is_some_and(|server| old.is_none_or(|old| server.may_succeed(old, self.now)))
         };
+        let may_mount = |target: &TargetId| !self.unmountable(share, target);
         let successor = |target: TargetId| ready(&target).filter(may_succeed);
-        match self.may_serve(share).find_map(successor) {
-            Some(namespace) if namespace != current.namespace => Seat::At { epoch: current.epoch + 1, namespace },
+        match self.may_serve(share).filter(may_mount).find_map(successor) {
+            Some(namespace) if namespace != current.namespace => next(namespace),
             _ if cut_off => Seat::Waiting(Waiting::NoSuccessor),
             _ => stay,
         }
+    }
+
+    /// Where a share goes whose server does not know its root any more: to the same server, if it lets us; another is for
+    /// readers only. Writers would cost the way to the old server, on which other shares are well.
+    fn remount(&self, share: &Share, current: &SuperblockId) -> Option<NamespaceId> {
+        let alive = |id: &NamespaceId| {
+            self.observed.tunnel(id) == Some(Tunnel::Attached)
+                && self.observed.liveness(id, self.now) == Liveness::Alive
+                && !self.unmountable(share, &id.target)
+        };
+        let written = self
+            .all_superblocks()
+            .any(|id| id.share == share.name && matches!(id.user, User::ReadWrite(_)) && id.epoch == current.epoch);
+        let same = Some(current.namespace.clone()).filter(alive);
+        let mut others = self.may_serve(share).filter(|_| !written).filter_map(|target| self.open_namespace(&target));
+        same.or_else(|| others.find_map(|(id, _)| Some(id.clone()).filter(alive)))
+    }
+
+    fn unmountable(&self, share: &Share, target: &TargetId) -> bool {
+        self.observed.unmountable.contains(&(share.name.clone(), target.clone()))
     }
 
     pub(super) fn why_it_stays(&self, share: &Share) -> Waiting {
@@ -127,11 +158,14 @@ impl<'a> View<'a> {
 
     /// A read-write superblock may hold unwritten data. Before another server takes writes, the way to the old one
     /// is cut for good, or a healed partition would let old data overwrite new.
-    pub(super) fn must_be_fenced_before(&self, share: &Share, epoch: u32) -> Option<NamespaceId> {
+    ///
+    /// A new mount of the same server needs none: what is written late goes to the same files as before.
+    pub(super) fn must_be_fenced_before(&self, share: &Share, epoch: u32, new: &NamespaceId) -> Option<NamespaceId> {
         self.all_superblocks()
             .find(|id| {
                 id.share == share.name
                     && id.epoch < epoch
+                    && id.namespace != *new
                     && matches!(id.user, User::ReadWrite(_))
                     && matches!(self.observed.tunnel(&id.namespace), Some(Tunnel::Attached | Tunnel::Detached))
             })

@@ -22,6 +22,10 @@ pub(super) enum Fault {
     HostAway,
     /// The server dies, and another target holds the same data.
     GoneForGood,
+    /// Another directory, with a copy of the data, is exported in the place of the first.
+    ExportReplaced,
+    /// The export is taken away for twenty seconds.
+    ExportRemoved,
     /// Nothing passes for a minute.
     Blackhole,
     /// The node's link, address and route are away for half a minute.
@@ -49,8 +53,9 @@ impl Policy {
     fn yaml(self) -> &'static str {
         match self {
             Self::Hard => "",
-            // A major timeout of 6 s. The first after a loss takes some of them: the connection must be given up as well.
-            Self::Soft => "policy: soft, acceptLostWrites: true, mountOptions: {timeo: 20, retrans: 2}",
+            // A major timeout of 3 s. The first call after a loss takes four or five of them, since its connection must be
+            // given up before; later ones take one or two.
+            Self::Soft => "policy: soft, acceptLostWrites: true, mountOptions: {timeo: 10, retrans: 2}",
             Self::Bounded => "policy: bounded, after: 10s",
         }
     }
@@ -59,7 +64,7 @@ impl Policy {
     fn patience(self) -> Option<Duration> {
         match self {
             Self::Hard => None,
-            Self::Soft => Some(seconds(6)),
+            Self::Soft => Some(seconds(3)),
             Self::Bounded => Some(seconds(10)),
         }
     }
@@ -80,6 +85,17 @@ pub(super) fn run(fault: Fault, policy: Policy, access: Access) {
         Fault::HostAway => lab.outage(policy, seconds(30), Site::blackhole, Site::heal),
         Fault::Blackhole => lab.outage(policy, seconds(60), Site::blackhole, Site::heal),
         Fault::NetworkLost => lab.outage(policy, seconds(30), Site::unplug, Site::plug_in),
+        Fault::ExportReplaced => {
+            lab.sites[0].replace_export(lab.export());
+            lab.new_opens_go_on();
+        }
+        Fault::ExportRemoved => {
+            lab.sites[0].unexport(lab.export());
+            eventually("the application is told", seconds(20), || lab.failures().first().cloned().ok_or("not yet"));
+            poll(seconds(20), || None::<()>);
+            lab.sites[0].export_again(lab.export());
+            lab.new_opens_go_on();
+        }
         Fault::GoneForGood => return lab.fails_over(),
         Fault::AgentKilled => return lab.outlives_its_agent(),
         Fault::PodDeleted => return lab.loses_a_pod(),
@@ -126,6 +142,13 @@ impl Lab {
         lab
     }
 
+    fn export(&self) -> &'static str {
+        match self.access {
+            Access::ReadOnly => "datasets",
+            Access::ReadWrite => "checkpoints",
+        }
+    }
+
     fn ops(&self) -> &'static [Op] {
         match self.access {
             Access::ReadOnly => &[Op::Read, Op::List],
@@ -143,6 +166,16 @@ impl Lab {
         for path in paths {
             self.succeeds(path);
         }
+        self.neighbour.reads("data", RETURN);
+    }
+
+    /// What is opened from now on is well. What was open stays on the old mount, and has ended.
+    #[track_caller]
+    fn new_opens_go_on(&self) {
+        self.succeeds(match self.access {
+            Access::ReadOnly => "/mnt/tested/sample",
+            Access::ReadWrite => "/mnt/tested/log",
+        });
         self.neighbour.reads("data", RETURN);
     }
 
@@ -175,7 +208,7 @@ impl Lab {
         let (began, since) = (now(), monotonic());
         begin(&self.sites[0]);
         if let Some(patience) = policy.patience() {
-            let limit = time.min(5 * patience);
+            let limit = if policy == Policy::Soft { time } else { time.min(5 * patience) };
             eventually("an error comes at its time", limit, || self.failures().first().cloned().ok_or("none yet"));
             let early = self.failures().into_iter().find(|event| event.at < since + patience.as_secs_f64());
             assert_eq!(early, None, "no error comes before {patience:?}; the outage began at {since}");
@@ -195,17 +228,11 @@ impl Lab {
         let index = self.sites.iter().position(|site| site.name() == serving).expect("a site of that name");
         let process = self.pod.container().pid();
         self.sites[index].die();
-        let path = match self.access {
-            Access::ReadOnly => "/mnt/tested/sample",
-            Access::ReadWrite => "/mnt/tested/log",
-        };
         eventually("it moves", seconds(45), || {
             let target = self.agent.target("tested");
             if target == serving { Err(target) } else { Ok(()) }
         });
-        // What was open stays on the old mount, and has ended; what is opened anew is well.
-        self.succeeds(path);
-        self.neighbour.reads("data", RETURN);
+        self.new_opens_go_on();
         assert!(self.pod.container().alive() && self.pod.container().pid() == process);
         self.end();
     }
@@ -238,7 +265,13 @@ impl Lab {
             for file in ["log", "held"] {
                 let acknowledged = self.pod.events_of(Op::Write).into_iter().filter(|event| event.succeeded());
                 let numbers = acknowledged.filter(|event| event.path.ends_with(file));
-                let there = data::records(&well.read(&format!("checkpoints/{file}")));
+                // A replaced export keeps what was written before.
+                let both = ["checkpoints", "checkpoints.replaced"].map(|export| format!("{export}/{file}"));
+                let there: Vec<u64> = both
+                    .iter()
+                    .filter_map(|path| well.tree().try_read(path))
+                    .flat_map(|log| data::records(&log))
+                    .collect();
                 let lost: Vec<u64> = numbers
                     .filter_map(|event| event.tag.parse().ok())
                     .filter(|number| !there.contains(number))

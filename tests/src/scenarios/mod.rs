@@ -91,6 +91,8 @@ matrix! {
     HostAway "host_away" ["hard_rw" "bounded_ro"];
     NetworkLost "network_lost" ["soft_rw"];
     GoneForGood "gone_for_good" ["bounded_rw" "soft_ro"];
+    ExportReplaced "export_replaced" ["hard_ro" "soft_rw"];
+    ExportRemoved "export_removed" ["bounded_ro" "hard_rw"];
     PodDeleted "pod_deleted" ["soft_rw"];
     ServerRestarted "server_restarted" ["hard_rw" "soft_ro"];
     AgentKilled "agent_killed" ["bounded_rw"];
