@@ -168,7 +168,7 @@ impl Reconciler {
             Event::Publish(publication, reply) => self.publish(publication, reply),
             Event::Unpublish { target_path, reply } => self.unpublish(&target_path, reply),
             Event::Report(reply) => {
-                match self.observe() {
+                match self.observe(true) {
                     // A caller that has gone away needs no answer.
                     Ok(observed) => drop(reply.send(self.report(&observed))),
                     Err(error) => error!("look at the host: {error}"),
@@ -200,7 +200,7 @@ impl Reconciler {
 
     fn take_files(&mut self, files: Reading) {
         self.files = files;
-        match self.observe() {
+        match self.observe(false) {
             Ok(observed) => self.revise(&observed),
             Err(error) => error!("look at the host: {error}; the objects are not read anew"),
         }
@@ -244,8 +244,15 @@ impl Reconciler {
         self.setbacks.clear();
     }
 
-    fn observe(&self) -> std::io::Result<Observed> {
-        let mut observed = self.host.observe(&self.desired.publications)?;
+    /// All that matters now.
+    fn observe_what_matters(&self, now: Moment) -> std::io::Result<Observed> {
+        let observed = self.observe(false)?;
+        if plan::depends_on_containers(&self.desired, &observed, now) { self.observe(true) } else { Ok(observed) }
+    }
+
+    /// With what containers hold, or without.
+    fn observe(&self, containers: bool) -> std::io::Result<Observed> {
+        let mut observed = self.host.observe(&self.desired.publications, containers)?;
         observed.servers = self.servers.clone();
         observed.pods = self.pods.clone();
         observed.stale = self.stale.clone();
@@ -258,7 +265,7 @@ impl Reconciler {
 
     fn round(&mut self) {
         let now = (self.clock)();
-        let observed = match self.observe() {
+        let observed = match self.observe_what_matters(now) {
             Ok(observed) => observed,
             Err(error) => return error!("look at the host: {error}; trying again"),
         };

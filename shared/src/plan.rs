@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gateway::Gateway;
 use crate::health::Health;
-use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
+use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
 use crate::name::Name;
 use crate::objects::Objects;
 use crate::observed::{Layer, Liveness, Moment, Observed, Tunnel};
@@ -60,7 +60,7 @@ pub enum Refusal {
 }
 
 pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Vec<Step> {
-    let view = View { desired, observed, now };
+    let view = View::new(desired, observed, now);
     let mut steps = Vec::new();
     view.end(&mut steps);
     for share in view.shares_in_use() {
@@ -72,7 +72,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Vec<Step> {
 
 /// Why a share waits, for people; None when it does not.
 pub fn waiting(desired: &Desired, observed: &Observed, now: Moment, share: &Share) -> Option<Waiting> {
-    let view = View { desired, observed, now };
+    let view = View::new(desired, observed, now);
     match view.seat(share) {
         Seat::Waiting(waiting) => Some(waiting),
         Seat::At { namespace, .. } if view.away(&namespace) && view.past_deadline(share, &namespace) => {
@@ -85,8 +85,15 @@ pub fn waiting(desired: &Desired, observed: &Observed, now: Moment, share: &Shar
     }
 }
 
+/// Whether what containers hold makes a difference to what is to be done: it is dear to find out.
+pub fn depends_on_containers(desired: &Desired, observed: &Observed, now: Moment) -> bool {
+    let view = View::new(desired, observed, now);
+    let written_and_away = |id: &SuperblockId| matches!(id.user, User::ReadWrite(_)) && view.away(&id.namespace);
+    observed.superblocks.iter().any(|id| !view.needed(id) || written_and_away(id))
+}
+
 pub fn health(desired: &Desired, observed: &Observed, now: Moment, superblock: &SuperblockId) -> Health {
-    let view = View { desired, observed, now };
+    let view = View::new(desired, observed, now);
     if observed.tunnel(&superblock.namespace) == Some(Tunnel::Fenced) {
         Health::Fenced
     } else if view.superseded(superblock) {
@@ -112,9 +119,24 @@ struct View<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
     now: Moment,
+    /// Who wants a superblock of which share.
+    wanted_by: BTreeSet<(&'a Name, User)>,
+    /// And the newest epoch that is mounted for each.
+    newest: BTreeMap<(&'a Name, User), u32>,
 }
 
 impl<'a> View<'a> {
+    fn new(desired: &'a Desired, observed: &'a Observed, now: Moment) -> Self {
+        let wanted = desired.publications.values().filter(|publication| publication.wanted);
+        let mut newest = BTreeMap::new();
+        for id in &observed.superblocks {
+            let epoch = newest.entry((&id.share, id.user)).or_insert(id.epoch);
+            *epoch = id.epoch.max(*epoch);
+        }
+        let wanted_by = wanted.map(|publication| (&publication.share, publication.user())).collect();
+        Self { desired, observed, now, wanted_by, newest }
+    }
+
     fn keep_namespaces(&self, steps: &mut Vec<Step>) {
         let gateways: BTreeMap<&Name, &Gateway> = self
             .shares_in_use()
@@ -240,13 +262,12 @@ impl<'a> View<'a> {
     }
 
     fn superseded(&self, id: &SuperblockId) -> bool {
-        superseded(self.observed, id)
+        self.newest.get(&(&id.share, id.user)).is_some_and(|newest| *newest > id.epoch)
     }
 
     /// A wanted publication rests on it, or will until it is replaced.
     fn needed(&self, id: &SuperblockId) -> bool {
-        let wanted = self.desired.publications.values().any(|p| p.wanted && p.share == id.share && p.user() == id.user);
-        wanted && !self.superseded(id)
+        self.wanted_by.contains(&(&id.share, id.user)) && !self.superseded(id)
     }
 
     fn seen_somewhere(&self, id: &SuperblockId) -> bool {

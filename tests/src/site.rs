@@ -191,14 +191,17 @@ impl Site {
         self.export(export, &self.tree.0.join(export), number + 1);
     }
 
+    /// In a moment when nobody can ask: the directory is there before it is an export of its own, and would be taken for it.
     #[track_caller]
     fn export(&self, export: &str, directory: &Path, id: usize) {
         let target = format!("/run/exports/{export}");
+        self.blackhole();
         self.inside.sh(&format!(
             "mkdir {target}; mount --bind {} {target}
              exportfs -o {OPTIONS},fsid={id} '*:{target}'; exportfs -f",
             directory.display()
         ));
+        self.heal();
     }
 
     /// The node's link, address and route to it are gone.

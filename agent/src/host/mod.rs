@@ -3,6 +3,7 @@
 mod containers;
 mod observe;
 mod records;
+mod table;
 mod tunnels;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use moorline_shared::share::Policy;
 
 use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
 use crate::paths::{self, Paths};
+use table::Table;
 use tunnels::{TunnelError, Tunnels};
 
 pub use tunnels::TunnelView;
@@ -61,12 +63,13 @@ pub struct Host {
     /// What is the same for every NFS client of this node, over upgrades and reboots.
     client_identity: String,
     tunnels: Tunnels,
+    table: Table,
 }
 
 impl Host {
     /// Makes the node ready to hold mounts.
     pub async fn prepare(paths: Paths, client_identity: String) -> Result<Self, StepError> {
-        let host = Self { tunnels: Tunnels::new(paths.clone()), paths, client_identity };
+        let host = Self { tunnels: Tunnels::new(paths.clone()), table: Table::default(), paths, client_identity };
         host.hand(Work::Prepare, LOCAL).await?;
         Ok(host)
     }
@@ -92,9 +95,14 @@ impl Host {
         records::write(&self.paths, publication).map_err(StepError::Record)
     }
 
-    /// What the kernel's tables and the data paths show; what probes found is the caller's to add.
-    pub fn observe(&self, publications: &BTreeMap<PublicationId, Publication>) -> io::Result<Observed> {
-        let seen = observe::observe(&self.paths, publications)?;
+    /// What the kernel's tables and the data paths show, with or without the containers'; what probes found is the
+    /// caller's to add.
+    pub fn observe(
+        &self,
+        publications: &BTreeMap<PublicationId, Publication>,
+        containers: bool,
+    ) -> io::Result<Observed> {
+        let seen = observe::observe(&self.paths, &*self.table.mounts()?, publications, containers)?;
         let tunnel = |id: &NamespaceId| match () {
             // Fenced is what is marked and has stopped: before that, a packet may still leave.
             () if seen.fenced.contains(id) && !self.tunnels.has(id) => Tunnel::Fenced,
@@ -217,7 +225,8 @@ impl Host {
 
     /// All namespaces side by side: one that blocks keeps no other container on the dead server.
     async fn replace(&self, old: &SuperblockId, new: &SuperblockId) -> Result<(), StepError> {
-        let places = observe::places(&self.paths, old).map_err(|error| StepError::Places(old.to_string(), error))?;
+        let table = self.table.mounts().map_err(|error| StepError::Places(old.to_string(), error))?;
+        let places = observe::places(&self.paths, &table, old);
         let hands = places.into_iter().map(|place| {
             self.hand(
                 Work::Replace(Replace {

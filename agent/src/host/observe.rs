@@ -8,7 +8,7 @@ use std::{fs, str::FromStr};
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::observed::{Copies, Layer, Occupants};
 use moorline_shared::publication::Publication;
-use moorline_sys::mountinfo::{self, Device, Mount};
+use moorline_sys::mountinfo::{Device, Mount};
 
 use super::containers::{self, MountNamespace};
 use crate::paths::{Paths, from_agent};
@@ -32,18 +32,26 @@ pub(crate) struct Place {
     pub(crate) inode: u64,
 }
 
-pub(crate) fn observe(paths: &Paths, publications: &BTreeMap<PublicationId, Publication>) -> io::Result<Seen> {
-    let host = host_table()?;
-    let devices = bases(paths, &host);
-    let namespaces = containers::holding(&devices.keys().copied().collect());
+/// Without `containers` their copies and who is in them are left out.
+pub(crate) fn observe(
+    paths: &Paths,
+    host: &[Mount],
+    publications: &BTreeMap<PublicationId, Publication>,
+    containers: bool,
+) -> io::Result<Seen> {
+    let devices = bases(paths, host);
     let mut seen = Seen {
         namespaces: host.iter().filter_map(|mount| child(&paths.namespaces(), &mount.mount_point)).collect(),
         fenced: names(&paths.fenced())?,
         superblocks: devices.values().cloned().collect(),
-        published: published(&host, &devices, publications),
+        published: published(host, &devices, publications),
         can_shut_down: can_shut_down(),
         ..Seen::default()
     };
+    if !containers {
+        return Ok(seen);
+    }
+    let namespaces = containers::holding(&devices.keys().copied().collect());
     let targets: BTreeSet<&Path> =
         publications.values().map(|publication| Path::new(&publication.target_path)).collect();
     for namespace in &namespaces {
@@ -82,27 +90,23 @@ fn shown_by_kubelet(paths: &Paths, publication: &Publication, mount: &Mount) -> 
 }
 
 /// Where copies of a superblock lie on top, and so are what applications see.
-pub(crate) fn places(paths: &Paths, superblock: &SuperblockId) -> io::Result<Vec<Place>> {
+pub(crate) fn places(paths: &Paths, host: &[Mount], superblock: &SuperblockId) -> Vec<Place> {
     let devices: BTreeSet<Device> =
-        bases(paths, &host_table()?).into_iter().filter(|(_, id)| id == superblock).map(|(device, _)| device).collect();
+        bases(paths, host).into_iter().filter(|(_, id)| id == superblock).map(|(device, _)| device).collect();
     let wanted = |mount: &Mount, table: &[Mount]| {
         devices.contains(&mount.device) && !mount.mount_point.starts_with(paths.node()) && mount.on_top(table)
     };
     let namespaces = containers::holding(&devices).into_iter();
-    Ok(namespaces
+    namespaces
         .filter(|namespace| namespace.table.iter().any(|mount| wanted(mount, &namespace.table)))
         .map(|namespace| Place { pid: namespace.pid, inode: namespace.inode })
-        .collect())
+        .collect()
 }
 
 /// Whether a superblock in the host's network namespace has the switch that ends it.
 fn can_shut_down() -> bool {
     let superblocks = fs::read_dir(from_agent(Path::new("/sys/fs/nfs"))).into_iter().flatten().flatten();
     superblocks.map(|superblock| superblock.path().join("shutdown")).any(|switch| switch.exists())
-}
-
-fn host_table() -> io::Result<Vec<Mount>> {
-    Ok(mountinfo::parse(&fs::read("/proc/1/mountinfo")?))
 }
 
 fn bases(paths: &Paths, host: &[Mount]) -> BTreeMap<Device, SuperblockId> {

@@ -171,7 +171,7 @@ impl Reconciler {
             _ => return,
         };
         let denied = if definite { Denied::Failed } else { Denied::Unavailable };
-        let Ok(observed) = self.observe() else { return };
+        let Ok(observed) = self.observe(false) else { return };
         for id in concerned {
             // What is there stays there, whoever asks for it again while something else fails.
             if self.standing(id, &observed) == Standing::Coming {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::User;
 use crate::observed::{Copies, Deletion, Occupants, Server};
 use crate::publication::Pod;
 use crate::share::Policy;

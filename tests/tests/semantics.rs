@@ -1,0 +1,34 @@
+//! docs/SEMANTICS.md names a scenario for each of its promises: they must be there.
+
+use std::fs;
+use std::path::Path;
+
+use moorline_tests::scenarios;
+
+#[test]
+fn each_promise_names_scenarios_that_exist() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/SEMANTICS.md");
+    let text = fs::read_to_string(path).expect("docs/SEMANTICS.md");
+    let known: Vec<&str> =
+        scenarios::chosen(false).chain(scenarios::chosen(true)).map(|scenario| scenario.name).collect();
+    let mut promises = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("|---")) {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        // Every odd part is in backquotes.
+        for name in last.split('`').skip(1).step_by(2) {
+            promises += 1;
+            assert!(known.iter().any(|known| matches(name, known)), "{name} is no scenario, in: {row}");
+        }
+    }
+    assert!(promises > 15, "the tables were not understood: {promises} names found");
+}
+
+/// Whether a name fits a pattern in which `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, tail)) => name
+            .strip_prefix(head)
+            .is_some_and(|rest| (0..=rest.len()).any(|at| rest.is_char_boundary(at) && matches(tail, &rest[at..]))),
+    }
+}
