@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::machine::VERDICT;
-use crate::scenarios::{ALL, Scenario};
+use crate::scenarios::{ALL, Kernel, Scenario};
 use crate::wait::{poll, seconds};
 
 #[derive(Debug, Clone)]
@@ -28,12 +28,12 @@ impl Runner {
         Ok(Self { kit, results, cgroups: PathBuf::from(cgroups.ok_or_else(missing)?.point), color })
     }
 
-    pub fn run(self, arguments: &Arguments) -> ExitCode {
+    pub fn run(self, kernel: Kernel, arguments: &Arguments) -> ExitCode {
         for controller in ["cpu", "memory", "pids", "io"] {
             // Delegation is a courtesy: runc does without what is not there.
             let _ = fs::write(self.cgroups.join("cgroup.subtree_control"), format!("+{controller}"));
         }
-        let trials = ALL.iter().map(|scenario| {
+        let trials = ALL.iter().filter(|scenario| scenario.kernels.contains(&kernel)).map(|scenario| {
             let runner = self.clone();
             Trial::test(scenario.name, move || runner.scenario(scenario).map_err(Failed::from))
         });
