@@ -7,6 +7,7 @@ mod bad_input;
 mod copies;
 mod deletion;
 mod failover;
+mod newer;
 mod publication;
 mod the_lab;
 
@@ -37,10 +38,16 @@ impl Scenario {
     const fn on_both(self) -> Self {
         Self { kernels: &[Kernel::Usual, Kernel::Newer], ..self }
     }
+
+    /// What it shows is not there on older kernels.
+    const fn on_newer(self) -> Self {
+        Self { kernels: &[Kernel::Newer], ..self }
+    }
 }
 
 /// The longest first: they are started in this order.
 pub const ALL: &[Scenario] = &[
+    scenario("hard_mount_outlives_its_network", 180, newer::hard_mount_outlives_its_network).on_newer(),
     scenario("failover_read_only", 120, failover::read_only).on_both(),
     scenario("failover_read_write_shared_data", 120, failover::read_write_shared_data).on_both(),
     scenario("read_write_waits_without_shared_data", 120, failover::read_write_waits_without_shared_data),
@@ -59,6 +66,7 @@ pub const ALL: &[Scenario] = &[
     scenario("sub_path_stays_what_it_was", 180, copies::sub_path_stays_what_it_was).on_both(),
     scenario("sub_path_that_is_missing_is_left_alone", 180, copies::sub_path_that_is_missing_is_left_alone),
     scenario("what_is_mounted_below_is_not_hidden", 180, copies::what_is_mounted_below_is_not_hidden),
+    scenario("one_layer_is_left", 120, newer::one_layer_is_left).on_newer(),
     scenario("agent_killed_while_pod_reads", 120, adoption::agent_killed_while_pod_reads),
     scenario("agent_restarted_while_server_is_dead", 120, adoption::agent_restarted_while_server_is_dead),
     scenario("first_target_is_preferred", 90, failover::first_target_is_preferred),
