@@ -23,7 +23,7 @@ demo: setup build
 test: setup build
 	@tests/area begin
 	@tests/area unit 300 $(MAKE) --no-print-directory unit
-	@tests/area lab 480 $(MAKE) --no-print-directory lab
+	@tests/area lab 600 $(MAKE) --no-print-directory lab
 	@tests/area kubernetes 1080 $(MAKE) --no-print-directory kubernetes
 	@tests/area end
 
@@ -38,6 +38,7 @@ unit:
 
 lab: build
 	@$(BIN)/lab run
+	@$(BIN)/lab run --kernel newer
 
 kubernetes: build
 	@tests/kube/run smoke

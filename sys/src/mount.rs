@@ -89,6 +89,21 @@ pub fn attach_over(mount: &OwnedFd, directory: &OwnedFd) -> io::Result<()> {
     Ok(move_mount(mount.as_fd(), "", directory.as_fd(), "", flags)?)
 }
 
+/// Moves a detached mount beneath the mount whose root is open, which stays on top until it is detached. Takes no lock of
+/// that root, so it works while calls are blocked there. Linux 6.5 and newer, and not everywhere: see move_mount(2).
+pub fn attach_beneath(mount: &OwnedFd, top: &OwnedFd) -> io::Result<()> {
+    let empty_paths = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    let flags = empty_paths | MoveMountFlags::MOVE_MOUNT_BENEATH;
+    Ok(move_mount(mount.as_fd(), "", top.as_fd(), "", flags)?)
+}
+
+/// Whether the kernel knows [`attach_beneath`], found out by a call that can't succeed: a flag that it doesn't know is
+/// refused before the path that isn't there.
+pub fn knows_beneath() -> bool {
+    let asked = move_mount(CWD, "", CWD, "", MoveMountFlags::MOVE_MOUNT_BENEATH);
+    asked == Err(rustix::io::Errno::NOENT)
+}
+
 /// How events of mounting and unmounting spread from a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {

@@ -42,7 +42,8 @@ pub struct Attributes {
     pub no_exec: bool,
 }
 
-/// The mounts of a table, in its order: of those at one mount point, a later one lies over an earlier one.
+/// The mounts of a table, in its order, which is mostly that of their making. Which of those at one mount point lies over
+/// which, [`layers`] says.
 /// A line that can't be read is left out: it is nothing that we made.
 pub fn parse(table: &[u8]) -> Vec<Mount> {
     table.split(|byte| *byte == b'\n').filter_map(line).collect()
@@ -60,6 +61,17 @@ impl Mount {
             .iter()
             .any(|other| other.parent == self.id && other.mount_point == self.mount_point && other.id != self.id)
     }
+}
+
+/// The mounts at one mount point, which come in the table's order, lowest first: a later one lies over an earlier one,
+/// unless it was put beneath it.
+pub fn layers<'a>(mounts: impl IntoIterator<Item = &'a Mount>) -> Vec<&'a Mount> {
+    let mut layers: Vec<&Mount> = Vec::new();
+    for mount in mounts {
+        let over = layers.iter().position(|layer| layer.parent == mount.id);
+        layers.insert(over.unwrap_or(layers.len()), mount);
+    }
+    layers
 }
 
 /// Every mount point of this namespace at which the directory at `path` is seen. There are several where a directory
@@ -147,6 +159,22 @@ not a mount
         assert_eq!((table[2].root.to_str(), table[2].file_system.as_str()), (Some("/sub"), "nfs4"));
         assert_eq!(table[2].source, PathBuf::from("10.0.0.2:/x"));
         assert!(!table[1].on_top(&table) && table[2].on_top(&table));
+    }
+
+    #[test]
+    fn layers_are_in_the_order_in_which_they_lie() {
+        let table = parse(
+            b"\
+1 0 254:0 / / rw - ext4 a rw
+2 4 0:50 / /a rw - nfs4 s rw
+3 2 0:51 / /a rw - nfs4 t rw
+4 1 0:52 / /a rw - nfs4 u rw
+5 1 0:53 / /b rw - nfs4 v rw
+",
+        );
+        let here = table.iter().filter(|mount| mount.mount_point == Path::new("/a"));
+        let ids: Vec<u64> = layers(here).iter().map(|layer| layer.id).collect();
+        assert_eq!(ids, [4, 2, 3], "the one that was made last lies beneath");
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub enum Op {
     Dirty,
     /// A write where there must be none.
     Trespass,
+    /// A look for a name that was never asked for, and isn't there.
+    Search,
+    /// A read through a descriptor that was opened once.
+    Keep,
 }
 
 impl Event {

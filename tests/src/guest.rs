@@ -17,16 +17,50 @@ use nix::unistd::Pid;
 
 use crate::wait::{poll, seconds};
 
-const KERNEL: &str = "/usr/bin/linux.uml";
-const MODULES: &str = "/usr/lib/uml/modules";
 const MEMORY: &str = "3072M";
+
+/// Where a guest's kernel lies, as Debian's package user-mode-linux has it.
+#[derive(Debug, Clone)]
+pub struct Uml {
+    root: PathBuf,
+}
+
+impl Uml {
+    /// The one that is installed on this machine.
+    pub fn installed() -> Self {
+        Self { root: "/".into() }
+    }
+
+    /// The newer one, fetched by `script` unless it is there already.
+    pub fn newer(script: &Path) -> io::Result<Self> {
+        let run = Command::new(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+        let output = run.map_err(|error| io::Error::new(error.kind(), format!("run {}: {error}", script.display())))?;
+        if !output.status.success() {
+            return Err(io::Error::other(format!("{} failed; what it said is above", script.display())));
+        }
+        Ok(Self { root: String::from_utf8_lossy(&output.stdout).trim().into() })
+    }
+
+    fn kernel(&self) -> PathBuf {
+        self.root.join("usr/bin/linux.uml")
+    }
+
+    fn modules(&self) -> io::Result<PathBuf> {
+        let all = self.root.join("usr/lib/uml/modules");
+        let mut folders = fs::read_dir(&all).map_err(|error| {
+            io::Error::new(error.kind(), format!("read {}: {error}; is user-mode-linux installed?", all.display()))
+        })?;
+        let folder = folders.next().ok_or_else(|| io::Error::other(format!("{} is empty", all.display())))??;
+        Ok(folder.path())
+    }
+}
 
 /// Boots a guest, runs `lab inside ARGUMENTS` in it with its output on ours, and returns the exit status. Everything
 /// else that is said goes to `results`.
-pub fn run(kit: &Path, results: &Path, arguments: &[String], deadline: Duration) -> io::Result<u8> {
-    let init = write_init(kit, results, arguments)?;
+pub fn run(uml: &Uml, kit: &Path, results: &Path, arguments: &[String], deadline: Duration) -> io::Result<u8> {
+    let init = write_init(&uml.modules()?, kit, results, arguments)?;
     let console = File::create(results.join("console.log"))?;
-    let mut guest = boot(&init, console)?;
+    let mut guest = boot(&uml.kernel(), &init, console)?;
     let relay = guest.stdout.take().map(|output| thread::spawn(move || relay(output)));
 
     let mut ended = || match guest.try_wait() {
@@ -59,11 +93,12 @@ fn written(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|file| file.len() > 0)
 }
 
-fn boot(init: &Path, console: File) -> io::Result<Child> {
+fn boot(kernel: &Path, init: &Path, console: File) -> io::Result<Child> {
     // Each link of the chain dies with the one before it; `sh` stays, for a guest does not like to be pid 1.
     let kernel = format!(
-        "{KERNEL} mem={MEMORY} rootfstype=hostfs rootflags=/ ro init={} selinux=0 quiet \
+        "{} mem={MEMORY} rootfstype=hostfs rootflags=/ ro init={} selinux=0 quiet \
          con=null con0=null,fd:2 con1=null,fd:1; exit $?",
+        kernel.display(),
         init.display()
     );
     Command::new("setpriv")
@@ -78,9 +113,8 @@ fn boot(init: &Path, console: File) -> io::Result<Child> {
         })
 }
 
-fn write_init(kit: &Path, results: &Path, arguments: &[String]) -> io::Result<PathBuf> {
-    let modules = modules()?;
-    let head = [("GUEST_MODULES", modules.as_path()), ("GUEST_KIT", kit), ("GUEST_RESULTS", results)];
+fn write_init(modules: &Path, kit: &Path, results: &Path, arguments: &[String]) -> io::Result<PathBuf> {
+    let head = [("GUEST_MODULES", modules), ("GUEST_KIT", kit), ("GUEST_RESULTS", results)];
     let mut script = String::from("#!/bin/sh\n");
     for (name, path) in head {
         script += &format!("{name}='{}'\n", path.display());
@@ -91,14 +125,6 @@ fn write_init(kit: &Path, results: &Path, arguments: &[String]) -> io::Result<Pa
     fs::write(&path, script)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
-}
-
-fn modules() -> io::Result<PathBuf> {
-    let mut folders = fs::read_dir(MODULES).map_err(|error| {
-        io::Error::new(error.kind(), format!("read {MODULES}: {error}; is user-mode-linux installed?"))
-    })?;
-    let folder = folders.next().ok_or_else(|| io::Error::other(format!("{MODULES} is empty")))??;
-    Ok(folder.path())
 }
 
 /// The guest's terminal says \r\n.

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tonic::{Code, Status};
 
 use crate::agent::Agent;
-use crate::container::{Bind, Container, Spec};
+use crate::container::{Bind, Container, Propagation, Spec};
 use crate::csi::Volume;
 use crate::data;
 use crate::event::{Event, Op};
@@ -76,6 +76,13 @@ impl Draft {
         self.with_bind(if read_only { bind.read_only() } else { bind })
     }
 
+    /// Binds a published share at /mnt/SHARE, read-only, with propagation HostToContainer.
+    #[track_caller]
+    pub fn following(self, share: &str) -> Self {
+        let bind = Bind::new(self.target(share), format!("/mnt/{share}")).read_only();
+        self.with_bind(Bind { propagation: Propagation::HostToContainer, ..bind })
+    }
+
     #[track_caller]
     fn target(&self, share: &str) -> &Path {
         let volume = self.volumes.iter().find(|volume| volume.share == share);
@@ -116,6 +123,16 @@ impl Draft {
     /// Tries to write where it must not be able to.
     pub fn trespassing(self, path: &str) -> Self {
         self.doing("trespass", path)
+    }
+
+    /// Looks for names beginning with this that aren't there: with its server away it waits with the directory locked.
+    pub fn searching(self, path: &str) -> Self {
+        self.doing("search", path)
+    }
+
+    /// Reads through a descriptor that it opens once.
+    pub fn keeping(self, path: &str) -> Self {
+        self.doing("keep", path)
     }
 
     fn doing(mut self, job: &str, path: &str) -> Self {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::machine::VERDICT;
-use crate::scenarios::{Scenario, chosen};
+use crate::scenarios::Scenario;
 use crate::wait::{poll, seconds};
 
 #[derive(Debug, Clone)]
@@ -28,12 +28,12 @@ impl Runner {
         Ok(Self { kit, results, cgroups: PathBuf::from(cgroups.ok_or_else(missing)?.point), color })
     }
 
-    pub fn run(self, arguments: &Arguments, soak: bool) -> ExitCode {
+    pub fn run(self, scenarios: impl Iterator<Item = &'static Scenario>, arguments: &Arguments) -> ExitCode {
         for controller in ["cpu", "memory", "pids", "io"] {
             // Delegation is a courtesy: runc does without what is not there.
             let _ = fs::write(self.cgroups.join("cgroup.subtree_control"), format!("+{controller}"));
         }
-        let trials = chosen(soak).map(|scenario| {
+        let trials = scenarios.map(|scenario| {
             let runner = self.clone();
             Trial::test(scenario.name, move || runner.scenario(scenario).map_err(Failed::from))
         });

@@ -57,22 +57,19 @@ fn table() -> Result<Vec<Mount>, Failure> {
 pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
     let base = paths.base(superblock);
-    let lost = match superblock.user {
+    let failed = match superblock.user {
         _ if abort => {
             abort::rounds(paths, superblock)?;
-            None
+            abort::for_good(paths, superblock).err()
         }
         User::ReadOnly => None,
-        User::ReadWrite(_) => flush(&base).err(),
+        User::ReadWrite(_) => flush(&base)
+            .err()
+            .map(doing(format!("write what the pods of {superblock} left unwritten: some of it is lost"))),
     };
     mount::detach(&base).map_err(doing(format!("detach {}", base.display())))?;
     remove_empty(&base)?;
-    match lost {
-        Some(error) => {
-            Err(doing(format!("write what the pods of {superblock} left unwritten: some of it is lost"))(error))
-        }
-        None => Ok(()),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn flush(base: &Path) -> io::Result<()> {

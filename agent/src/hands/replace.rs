@@ -1,7 +1,8 @@
-//! A new server under running containers: in one mount namespace, a clone of the new superblock over each copy of
-//! the old one, with the copy's own root and flags.
+//! A new server under running containers: in one mount namespace, a clone of the new superblock in the place of each
+//! copy of the old one, with the copy's own root and flags.
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -20,11 +21,12 @@ pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
     let host = fs::read("/proc/1/mountinfo")
         .map(|table| mountinfo::parse(&table))
         .map_err(doing("read the host's mount table"))?;
-    let (old, new) = (paths.base(&wanted.old), paths.base(&wanted.new));
-    let old = host
-        .iter()
-        .find(|mount| mount.mount_point == old)
-        .ok_or_else(|| Failure::definite(format!("{} is not mounted", old.display())))?;
+    let base = |superblock| {
+        let base = paths.base(superblock);
+        let found = host.iter().find(|mount| mount.mount_point == base);
+        found.ok_or_else(|| Failure::definite(format!("{} is not mounted", base.display())))
+    };
+    let (old, new) = (base(&wanted.old)?, base(&wanted.new)?);
     let own = |mount: &Mount| mount.mount_point.starts_with(paths.node());
     let copies: Vec<&Mount> = place
         .table
@@ -33,14 +35,14 @@ pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
         .collect();
 
     enter_host_mounts()?;
-    let new = open_path(&new).map_err(doing(format!("open {}", new.display())))?;
+    let root = open_path(&new.mount_point).map_err(doing(format!("open {}", new.mount_point.display())))?;
     // One copy that can't be replaced must not keep the others on the dead server.
-    let clones: Vec<_> = copies.iter().map(|copy| place.clone_for(copy, old, &new)).collect();
+    let clones: Vec<_> = copies.iter().map(|copy| place.clone_for(copy, old, &root)).collect();
     if !place.is_host {
         namespace::enter_mounts(&place.namespace)
             .map_err(doing(format!("enter the mount namespace of process {}", wanted.pid)))?;
     }
-    let put = copies.iter().zip(clones).map(|(copy, clone)| place.put(copy, &clone?));
+    let put = copies.iter().zip(clones).map(|(copy, clone)| place.put(copy, &clone?, new));
     let failures: Vec<String> = put.filter_map(Result::err).map(|failure| failure.message).collect();
     if failures.is_empty() { Ok(()) } else { Err(Failure { definite: false, message: failures.join("; ") }) }
 }
@@ -67,6 +69,8 @@ struct Place {
     table: Vec<Mount>,
     is_host: bool,
     fdinfo: OwnedFd,
+    /// The kernel can mount beneath what is there.
+    beneath: bool,
 }
 
 impl Place {
@@ -90,6 +94,7 @@ impl Place {
             table: mountinfo::parse(&table),
             is_host: host.ino() == wanted.namespace_inode,
             fdinfo: open_fdinfo()?,
+            beneath: mount::knows_beneath(),
         })
     }
 
@@ -126,19 +131,79 @@ impl Place {
         Ok(clone)
     }
 
-    fn put(&self, copy: &Mount, clone: &OwnedFd) -> Result<(), Failure> {
+    /// Puts the clone where the copy is. Beneath it, and takes the copy away, if the kernel can: that takes no lock of the
+    /// dead directory, and leaves one layer. Over it otherwise.
+    fn put(&self, copy: &Mount, clone: &OwnedFd, new: &Mount) -> Result<(), Failure> {
         let shown = copy.mount_point.display();
-        // A directory or a file; its identity is checked next.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = rustix::fs::open(&copy.mount_point, flags, Mode::empty())
-            .map_err(|error| doing(format!("open {shown}"))(error.into()))?;
-        let id = mount::mount_id(&self.fdinfo, &target).map_err(doing(format!("identify the mount at {shown}")))?;
-        if id != copy.id {
-            return Err(Failure { definite: false, message: format!("{shown} is another mount by now") });
+        let Some(top) = self.open_if_there(copy)? else { return Ok(()) };
+        if self.beneath {
+            // A hand that was cut short between the two has left its clone beneath.
+            let beneath = |mount: &Mount| {
+                mount.id == copy.parent && mount.mount_point == copy.mount_point && mount.device == new.device
+            };
+            if self.table.iter().any(beneath) {
+                return self.uncover(copy, new);
+            }
+            match mount::attach_beneath(clone, &top) {
+                Ok(()) => return self.uncover(copy, new),
+                // Not here: below the root of a mount namespace, say.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {}
+                Err(error) => return Err(doing(format!("mount beneath {shown}"))(error)),
+            }
         }
         // Nothing may follow the new mount to where this one is propagated: a container's read-only bind would
         // get a layer with the flags of this one. Each place is given its own.
-        mount::set_propagation(&target, Propagation::Private).map_err(doing(format!("make {shown} private")))?;
-        mount::attach_over(clone, &target).map_err(doing(format!("mount over {shown}")))
+        mount::set_propagation(&top, Propagation::Private).map_err(doing(format!("make {shown} private")))?;
+        mount::attach_over(clone, &top).map_err(doing(format!("mount over {shown}")))
+    }
+
+    /// Takes away the copy, which must be on top, and checks that a mount of the new superblock is what is seen.
+    fn uncover(&self, copy: &Mount, new: &Mount) -> Result<(), Failure> {
+        let shown = copy.mount_point.display();
+        if self.open_if_there(copy)?.is_some() {
+            mount::detach(&copy.mount_point).map_err(doing(format!("detach the old mount at {shown}")))?;
+        }
+        let (_top, id) = self.open_top(copy)?;
+        if self.table_now()?.iter().any(|mount| mount.id == id && mount.device == new.device) {
+            Ok(())
+        } else {
+            Err(Failure { definite: false, message: format!("{shown} is not the new mount after the old one went") })
+        }
+    }
+
+    /// Opens the copy, which must be on top. None if it is gone: what is done in one mount namespace may reach another by
+    /// propagation, and one place of a namespace another.
+    fn open_if_there(&self, copy: &Mount) -> Result<Option<OwnedFd>, Failure> {
+        let (top, id) = self.open_top(copy)?;
+        if id == copy.id {
+            return Ok(Some(top));
+        }
+        if self.table_now()?.iter().any(|mount| mount.id == copy.id) {
+            let message = format!("{} is covered by another mount by now", copy.mount_point.display());
+            return Err(Failure { definite: false, message });
+        }
+        Ok(None)
+    }
+
+    /// What is on top at the copy's place, and its id.
+    fn open_top(&self, copy: &Mount) -> Result<(OwnedFd, u64), Failure> {
+        let shown = copy.mount_point.display();
+        // A directory or a file.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let top = rustix::fs::open(&copy.mount_point, flags, Mode::empty())
+            .map_err(|error| doing(format!("open {shown}"))(error.into()))?;
+        let id = mount::mount_id(&self.fdinfo, &top).map_err(doing(format!("identify the mount at {shown}")))?;
+        Ok((top, id))
+    }
+
+    /// The table of the namespace that this process is in by now, which need not have a /proc.
+    fn table_now(&self) -> Result<Vec<Mount>, Failure> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let mut text = Vec::new();
+        rustix::fs::openat(&self.fdinfo, "../mountinfo", flags, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|table| File::from(table).read_to_end(&mut text))
+            .map_err(doing("read the mount table anew"))?;
+        Ok(mountinfo::parse(&text))
     }
 }

@@ -8,7 +8,7 @@ use std::{fs, str::FromStr};
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::observed::{Copies, Layer, Occupants};
 use moorline_shared::publication::Publication;
-use moorline_sys::mountinfo::{Device, Mount};
+use moorline_sys::mountinfo::{self, Device, Mount};
 
 use super::containers::{self, MountNamespace};
 use crate::paths::{Paths, from_agent};
@@ -120,14 +120,17 @@ fn published(
 ) -> BTreeMap<PublicationId, Vec<Layer>> {
     let ids: BTreeMap<&Path, PublicationId> =
         publications.iter().map(|(id, publication)| (Path::new(&publication.target_path), *id)).collect();
-    let mut published: BTreeMap<PublicationId, Vec<Layer>> = BTreeMap::new();
+    let mut mounts: BTreeMap<PublicationId, Vec<&Mount>> = BTreeMap::new();
     for mount in host {
         if let Some(id) = ids.get(mount.mount_point.as_path()) {
-            let layer = devices.get(&mount.device).map_or(Layer::Foreign, |superblock| Layer::Ours(superblock.clone()));
-            published.entry(*id).or_default().push(layer);
+            mounts.entry(*id).or_default().push(mount);
         }
     }
-    published
+    let layer = |mount: &Mount| match devices.get(&mount.device) {
+        Some(superblock) => Layer::Ours(superblock.clone()),
+        None => Layer::Foreign,
+    };
+    mounts.into_iter().map(|(id, mounts)| (id, mountinfo::layers(mounts).into_iter().map(layer).collect())).collect()
 }
 
 fn is_host(namespace: &MountNamespace) -> bool {

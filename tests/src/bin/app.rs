@@ -1,7 +1,7 @@
 //! The application of the lab's pods. It knows nothing of moorline: it reads, writes, and writes down what it saw.
 //!
-//! Each argument is JOB:PATH with JOB one of read, write, hold, stay, dirty, trespass; each job runs in a thread of its own, so that
-//! one that blocks does not silence the others.
+//! Each argument is JOB:PATH with JOB one of read, write, hold, stay, dirty, trespass, search, keep; each job runs in a
+//! thread of its own, so that one that blocks does not silence the others.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -42,6 +42,10 @@ fn main() -> ExitCode {
             "stay" => thread::Builder::new().name("stay".into()).spawn(move || stay(&path)),
             "dirty" => thread::Builder::new().name("dirty".into()).spawn(move || dirty(&path)),
             "trespass" => thread::Builder::new().name("trespass".into()).spawn(move || rounds(|_| trespass(&path))),
+            "search" => {
+                thread::Builder::new().name("search".into()).spawn(move || rounds(|number| search(&path, number)))
+            }
+            "keep" => thread::Builder::new().name("keep".into()).spawn(move || keep(&path)),
             other => Err(io::Error::other(format!("{other}: no such job"))),
         };
         if let Err(error) = spawned {
@@ -179,6 +183,31 @@ fn lost(path: &str, number: u64) -> Option<u64> {
 
 fn trespass(path: &str) -> Event {
     event(Op::Trespass, path, fs::write(path, b"must not be"))
+}
+
+/// A name that the kernel has to ask the server for: it keeps the directory locked until there is an answer.
+fn search(path: &str, number: u64) -> Event {
+    let done = match fs::symlink_metadata(format!("{path}-{number}")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map(drop),
+    };
+    event(Op::Search, path, done)
+}
+
+fn keep(path: &str) {
+    let file = loop {
+        match File::open(path) {
+            Ok(file) => break file,
+            Err(error) => say(&Event { at: monotonic(), ..event(Op::Keep, path, Err(error)) }),
+        }
+        thread::sleep(PACE);
+    };
+    rounds(|_| {
+        let mut bytes = [0; 4096];
+        let forgotten = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from);
+        let done = forgotten.and_then(|()| file.read_at(&mut bytes, 0));
+        Event { bytes: *done.as_ref().unwrap_or(&0) as u64, ..event(Op::Keep, path, done.map(drop)) }
+    });
 }
 
 fn event(op: Op, path: &str, done: io::Result<()>) -> Event {

@@ -1,4 +1,5 @@
-//! `lab run [FILTER]`: every scenario, on this machine's kernel if it has NFS, else in a guest.
+//! `lab run [FILTER]`: every scenario, on this machine's kernel if it has NFS, else in a guest. `--kernel newer`: those
+//! that show what only newer kernels do, in a guest that has one.
 
 use std::fs;
 use std::io;
@@ -8,8 +9,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use libtest_mimic::{Arguments, ColorSetting};
+use moorline_tests::guest::Uml;
 use moorline_tests::kit::{self, Sources};
 use moorline_tests::runner::Runner;
+use moorline_tests::scenarios::Kernel;
 use moorline_tests::{demo, guest, machine, scenarios};
 
 #[derive(Debug, Parser)]
@@ -72,6 +75,12 @@ struct Run {
     /// The whole fault matrix, and nothing else
     #[arg(long)]
     soak: bool,
+    /// The kernel to run on, and the scenarios that belong there
+    #[arg(long, value_enum, default_value_t = Kernel::Usual)]
+    kernel: Kernel,
+    /// What fetches the newer kernel
+    #[arg(long, default_value = "tests/newer-kernel")]
+    newer_kernel: PathBuf,
     /// Use a guest even where the kernel has NFS
     #[arg(long)]
     guest: bool,
@@ -89,6 +98,8 @@ struct Inside {
     results: PathBuf,
     #[arg(long, default_value_t = 4)]
     jobs: usize,
+    #[arg(long, value_enum, default_value_t = Kernel::Usual)]
+    kernel: Kernel,
     #[arg(long)]
     color: bool,
     #[arg(long)]
@@ -102,7 +113,8 @@ fn main() -> ExitCode {
         Sub::Run(options) => run(&options, false),
         Sub::Demo(options) => run(&options, true),
         Sub::List => {
-            scenarios::chosen(false).for_each(|scenario| println!("{}", scenario.name));
+            let rows = scenarios::FAULTS.iter().chain(scenarios::ALL);
+            rows.for_each(|scenario| println!("{} {:?}", scenario.name, scenario.kernels));
             Ok(ExitCode::SUCCESS)
         }
         Sub::Inside(options) => inside(options),
@@ -132,12 +144,17 @@ fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
     arguments.extend(options.soak.then(|| "--soak".into()));
     arguments.extend(demo.then(|| "--demo".into()));
     let what = if demo { "the demo runs" } else { "scenarios run" };
-    let status = if !options.guest && kernel_has_nfs() {
+    let status = if options.kernel == Kernel::Newer {
+        let uml = Uml::newer(&options.newer_kernel)?;
+        println!("lab: {what} in a User Mode Linux guest with a newer kernel");
+        arguments.push("--kernel=newer".into());
+        guest::run(&uml, &kit, &results, &arguments, limit)?
+    } else if !options.guest && kernel_has_nfs() {
         println!("lab: this kernel has NFS: {what} on it, in namespaces of their own");
         directly(&kit, &results, &arguments, limit)?
     } else {
         println!("lab: this kernel has no NFS: {what} in a User Mode Linux guest");
-        guest::run(&kit, &results, &arguments, limit)?
+        guest::run(&Uml::installed(), &kit, &results, &arguments, limit)?
     };
     if status == 0 && !options.keep {
         discard(&folder)?;
@@ -197,7 +214,7 @@ fn inside(options: Inside) -> io::Result<ExitCode> {
         color: Some(if options.color { ColorSetting::Always } else { ColorSetting::Never }),
         ..Arguments::default()
     };
-    Ok(runner.run(&arguments, options.soak))
+    Ok(runner.run(scenarios::chosen(options.kernel, options.soak), &arguments))
 }
 
 fn body(name: &str, color: bool) -> io::Result<ExitCode> {

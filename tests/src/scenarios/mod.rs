@@ -8,29 +8,52 @@ mod copies;
 mod deletion;
 mod failover;
 mod faults;
+mod newer;
 mod publication;
 mod the_lab;
 
 use crate::wait::seconds;
 
+/// What scenarios run on: the kernel at hand (this machine's, or the guest's that Debian has), and one that knows what
+/// came later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kernel {
+    Usual,
+    Newer,
+}
+
 #[derive(Debug)]
 pub struct Scenario {
     pub name: &'static str,
     pub deadline: Duration,
+    pub kernels: &'static [Kernel],
     pub run: fn(),
 }
 
 const fn scenario(name: &'static str, deadline: u64, run: fn()) -> Scenario {
-    Scenario { name, deadline: seconds(deadline), run }
+    Scenario { name, deadline: seconds(deadline), kernels: &[Kernel::Usual], run }
+}
+
+impl Scenario {
+    /// What it shows takes another path on a newer kernel.
+    const fn on_both(self) -> Self {
+        Self { kernels: &[Kernel::Usual, Kernel::Newer], ..self }
+    }
+
+    /// What it shows is not there on older kernels.
+    const fn on_newer(self) -> Self {
+        Self { kernels: &[Kernel::Newer], ..self }
+    }
 }
 
 /// The longest first: they are started in this order.
 pub const ALL: &[Scenario] = &[
-    scenario("failover_read_only", 120, failover::read_only),
-    scenario("failover_read_write_shared_data", 120, failover::read_write_shared_data),
+    scenario("hard_mount_outlives_its_network", 180, newer::hard_mount_outlives_its_network).on_newer(),
+    scenario("failover_read_only", 120, failover::read_only).on_both(),
+    scenario("failover_read_write_shared_data", 120, failover::read_write_shared_data).on_both(),
     scenario("read_write_waits_without_shared_data", 120, failover::read_write_waits_without_shared_data),
-    scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed),
-    scenario("writer_stuck_in_fsync_goes_with_its_pod", 180, deletion::writer_stuck_in_fsync),
+    scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed).on_both(),
+    scenario("writer_stuck_in_fsync_goes_with_its_pod", 180, deletion::writer_stuck_in_fsync).on_both(),
     scenario(
         "writer_stuck_in_fsync_goes_though_strangers_see_it",
         180,
@@ -41,20 +64,21 @@ pub const ALL: &[Scenario] = &[
     scenario("a_lost_uplink_fences_nobody", 180, failover::a_lost_uplink_fences_nobody),
     scenario("broken_objects_and_a_restart", 180, adoption::broken_objects_and_a_restart),
     scenario("a_wrong_gateway_is_corrected", 180, bad_input::a_wrong_gateway_is_corrected),
-    scenario("sub_path_stays_what_it_was", 180, copies::sub_path_stays_what_it_was),
+    scenario("sub_path_stays_what_it_was", 180, copies::sub_path_stays_what_it_was).on_both(),
     scenario("sub_path_that_is_missing_is_left_alone", 180, copies::sub_path_that_is_missing_is_left_alone),
     scenario("what_is_mounted_below_is_not_hidden", 180, copies::what_is_mounted_below_is_not_hidden),
+    scenario("one_layer_is_left", 120, newer::one_layer_is_left).on_newer(),
     scenario("agent_killed_while_pod_reads", 120, adoption::agent_killed_while_pod_reads),
     scenario("agent_restarted_while_server_is_dead", 120, adoption::agent_restarted_while_server_is_dead),
     scenario("first_target_is_preferred", 90, failover::first_target_is_preferred),
-    scenario("blackhole_blocks_a_hard_read", 90, the_lab::blackhole_blocks_a_hard_read),
+    scenario("blackhole_blocks_a_hard_read", 90, the_lab::blackhole_blocks_a_hard_read).on_both(),
     scenario("bad_volumes_are_refused", 90, bad_input::bad_volumes_are_refused),
     scenario("bad_objects_change_nothing", 90, bad_input::bad_objects_change_nothing),
     scenario("rights_are_judged_when_a_volume_comes", 90, publication::rights_are_judged_when_a_volume_comes),
     scenario("read_only_whatever_the_pod_asks", 90, publication::read_only_whatever_the_pod_asks),
     scenario("site_serves_through_wireguard", 60, the_lab::site_serves_through_wireguard),
     scenario("sites_may_share_a_tree", 60, the_lab::sites_may_share_a_tree),
-    scenario("delay_is_felt", 60, the_lab::delay_is_felt),
+    scenario("delay_is_felt", 60, the_lab::delay_is_felt).on_both(),
     scenario("pod_has_no_privilege", 60, the_lab::pod_has_no_privilege),
 ];
 
@@ -98,10 +122,10 @@ matrix! {
     AgentKilled "agent_killed" ["bounded_rw"];
 }
 
-/// What one run runs: every scenario, and some rows of the matrix or all.
-pub fn chosen(soak: bool) -> impl Iterator<Item = &'static Scenario> {
+/// What one run runs: every scenario that belongs to its kernel, and some rows of the matrix; or all of those alone.
+pub fn chosen(kernel: Kernel, soak: bool) -> impl Iterator<Item = &'static Scenario> {
     let rows = FAULTS.iter().filter(move |row| soak || IN_EVERY_RUN.contains(&row.name));
-    rows.chain(ALL.iter().filter(move |_| !soak))
+    rows.chain(ALL.iter().filter(move |_| !soak)).filter(move |scenario| scenario.kernels.contains(&kernel))
 }
 
 pub fn find(name: &str) -> Option<&'static Scenario> {
