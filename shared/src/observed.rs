@@ -89,6 +89,8 @@ pub struct Server {
     pub alive_since: Moment,
     /// Questions in a row that got no answer.
     pub misses: u32,
+    /// How long its last answer took. Shown to people; nothing is decided by it.
+    pub answered_in: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +126,11 @@ impl Server {
         let was_there =
             self.alive_since <= old.silent_since() + AWAY_AFTER / 2 || now >= self.alive_since + SETTLED_AFTER;
         was_there && self.last_answer.is_some_and(|at| at >= old.given_up())
+    }
+
+    /// For how long it has not answered.
+    pub fn silence(&self, now: Moment) -> Duration {
+        now.saturating_sub(self.silent_since())
     }
 
     fn silent_since(&self) -> Moment {
