@@ -15,7 +15,8 @@ use super::publish::open_fdinfo;
 use super::{Failure, Replace, doing, enter_host_mounts, open_path};
 use crate::paths::Paths;
 
-pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
+/// Says how many copies were replaced.
+pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<u64, Failure> {
     let place = Place::open(wanted)?;
     let host = fs::read("/proc/1/mountinfo")
         .map(|table| mountinfo::parse(&table))
@@ -42,7 +43,11 @@ pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
     }
     let put = copies.iter().zip(clones).map(|(copy, clone)| place.put(copy, &clone?));
     let failures: Vec<String> = put.filter_map(Result::err).map(|failure| failure.message).collect();
-    if failures.is_empty() { Ok(()) } else { Err(Failure { definite: false, message: failures.join("; ") }) }
+    if failures.is_empty() {
+        Ok(copies.len() as u64)
+    } else {
+        Err(Failure { definite: false, message: failures.join("; ") })
+    }
 }
 
 /// Where in its share a copy begins: a container may hold a subdirectory, or a file, as kubelet's subPath makes them.

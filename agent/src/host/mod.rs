@@ -16,7 +16,8 @@ use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
 
-use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use crate::hands::{self, Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use crate::metrics::Metrics;
 use crate::paths::{self, Paths};
 use tunnels::{TunnelError, Tunnels};
 
@@ -60,12 +61,13 @@ pub struct Host {
     /// What is the same for every NFS client of this node, over upgrades and reboots.
     client_identity: String,
     tunnels: Tunnels,
+    metrics: Metrics,
 }
 
 impl Host {
     /// Makes the node ready to hold mounts.
-    pub async fn prepare(paths: Paths, client_identity: String) -> Result<Self, StepError> {
-        let host = Self { tunnels: Tunnels::new(paths.clone()), paths, client_identity };
+    pub(crate) async fn prepare(paths: Paths, client_identity: String, metrics: Metrics) -> Result<Self, StepError> {
+        let host = Self { tunnels: Tunnels::new(paths.clone()), paths, client_identity, metrics };
         host.hand(Work::Prepare, LOCAL).await?;
         Ok(host)
     }
@@ -195,7 +197,7 @@ impl Host {
     ) -> Result<(), StepError> {
         let places = observe::places(&self.paths, old).map_err(|error| StepError::Places(old.to_string(), error))?;
         let hands = places.into_iter().map(|place| {
-            self.hand(
+            self.hand_done(
                 Work::Replace(Replace {
                     old: old.clone(),
                     new: new.clone(),
@@ -205,12 +207,21 @@ impl Host {
                 LOCAL,
             )
         });
-        let failures: Vec<StepError> =
-            futures_util::future::join_all(hands).await.into_iter().filter_map(Result::err).collect();
+        let mut failures = Vec::new();
+        for outcome in futures_util::future::join_all(hands).await {
+            match outcome {
+                Ok(done) => self.metrics.copies_replaced(&old.share, done.replaced),
+                Err(failure) => failures.push(failure),
+            }
+        }
         if failures.is_empty() { Ok(()) } else { Err(StepError::Several(failures)) }
     }
 
     async fn hand(&self, work: Work, deadline: Duration) -> Result<(), StepError> {
+        self.hand_done(work, deadline).await.map(drop)
+    }
+
+    async fn hand_done(&self, work: Work, deadline: Duration) -> Result<Done, StepError> {
         Ok(hands::call(&Request { paths: self.paths.clone(), work }, deadline).await?)
     }
 }

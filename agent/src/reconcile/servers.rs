@@ -1,11 +1,13 @@
 //! What is known of servers: a prober for each, and what their silence means.
 
+use std::time::Duration;
+
 use moorline_shared::id::NamespaceId;
 use moorline_shared::observed::{Observed, Server, Tunnel};
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::{Event, Reconciler};
+use super::{Clock, Event, Reconciler};
 use crate::paths;
 use crate::probe::{PAUSE, Question};
 
@@ -36,33 +38,35 @@ impl Reconciler {
             let question =
                 Question { namespace: paths::from_agent(&self.host.paths().namespace(id)), server: target.server };
             self.servers.insert(id.clone(), Server { first_asked: (self.clock)(), ..Server::default() });
-            self.probers.insert(id.clone(), tokio::spawn(ask_for_ever(question, id.clone(), self.events.clone())));
+            self.probers.insert(
+                id.clone(),
+                tokio::spawn(ask_for_ever(question, id.clone(), self.clock.clone(), self.events.clone())),
+            );
         }
     }
 
     /// Whether it changes what is thought of the server.
-    pub(super) fn note_probe(&mut self, namespace: &NamespaceId, answered: bool) -> bool {
+    pub(super) fn note_probe(&mut self, namespace: &NamespaceId, answered_in: Option<Duration>) -> bool {
         let now = (self.clock)();
         let Some(server) = self.servers.get_mut(namespace) else { return false };
         let before = server.liveness(now);
-        server.asked(now, answered);
-        let after = server.liveness(now);
-        if before != after {
-            info!(%namespace, "the server was {before:?} and is {after:?}");
-        }
-        before != after
+        server.asked(now, answered_in.is_some());
+        server.answered_in = answered_in.or(server.answered_in);
+        before != server.liveness(now)
     }
 }
 
-async fn ask_for_ever(question: Question, namespace: NamespaceId, events: mpsc::Sender<Event>) {
+async fn ask_for_ever(question: Question, namespace: NamespaceId, clock: Clock, events: mpsc::Sender<Event>) {
     loop {
+        let asked = clock();
         let answer = question.ask().await;
+        let answered_in = answer.is_ok().then(|| clock().saturating_sub(asked));
         if let Err(error) = &answer {
             debug!(%namespace, "no answer from {}: {error}", question.server);
         }
         // One that took all its time need not wait for the next.
         let waited = matches!(&answer, Err(error) if error.kind() == std::io::ErrorKind::TimedOut);
-        if events.send(Event::Probed { namespace: namespace.clone(), answered: answer.is_ok() }).await.is_err() {
+        if events.send(Event::Probed { namespace: namespace.clone(), answered_in }).await.is_err() {
             return;
         }
         if !waited {
