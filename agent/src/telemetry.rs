@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` over HTTP. On a thread of its own: whatever the agent's other threads hang on,
 //! this one answers, and says so.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
@@ -23,7 +24,8 @@ use crate::window::Window;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// From one try to listen to the next.
 const RETRY: Duration = Duration::from_secs(5);
-/// A probe and some scrapers need a few. More would be somebody who wants the agent's descriptors.
+/// A probe and some scrapers need a few. With more the oldest is ended: somebody who opens many and says nothing can
+/// neither use up the agent's descriptors nor keep kubelet's probe out.
 const CONNECTIONS: usize = 32;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -39,7 +41,7 @@ pub(crate) fn start(address: SocketAddr, window: Arc<Window>, door: Door) -> io:
 async fn accept(address: SocketAddr, window: Arc<Window>, door: Door) {
     let listener = listen(address).await;
     info!("health and metrics are at http://{address}");
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = VecDeque::<AbortHandle>::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -49,17 +51,17 @@ async fn accept(address: SocketAddr, window: Arc<Window>, door: Door) {
                 continue;
             }
         };
-        let Ok(place) = connections.clone().try_acquire_owned() else {
-            debug!("{CONNECTIONS} connections to {address} are open: one more is refused");
-            continue;
-        };
+        connections.retain(|connection| !connection.is_finished());
+        if connections.len() >= CONNECTIONS {
+            connections.pop_front().iter().for_each(AbortHandle::abort);
+        }
         let (window, door) = (window.clone(), door.clone());
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             if let Err(error) = serve(stream, |request| answer(request, &window, &door)).await {
                 debug!("a connection to {address} ended: {error}");
             }
-            drop(place);
         });
+        connections.push_back(connection.abort_handle());
     }
 }
 

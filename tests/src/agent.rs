@@ -137,6 +137,14 @@ impl Agent {
         (status, value.unwrap_or_else(|error| panic!("{method} {path} answers {status}, and no JSON: {error}\n{text}")))
     }
 
+    /// What it says that happened, since it was started last.
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        let text = checked(Command::new(kit::executable("moorline")).args(["events", "--json"]), None);
+        let parsed = text.lines().map(serde_json::from_str).collect();
+        parsed.unwrap_or_else(|error| panic!("moorline events --json: {error}\n{text}"))
+    }
+
     /// Asks its health address.
     #[track_caller]
     pub fn http(&self, path: &str) -> (u16, String) {
