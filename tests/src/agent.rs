@@ -141,7 +141,7 @@ impl Agent {
     #[track_caller]
     pub fn events(&self) -> Vec<Value> {
         let text = checked(Command::new(kit::executable("moorline")).args(["events", "--json"]), None);
-        let parsed = text.lines().map(serde_json::from_str).collect();
+        let parsed: Result<_, _> = text.lines().map(serde_json::from_str).collect();
         parsed.unwrap_or_else(|error| panic!("moorline events --json: {error}\n{text}"))
     }
 

@@ -64,6 +64,11 @@ pub(super) fn published_by_the_api_over_a_crash() {
     site.heal();
     agent.restart();
 
+    // It was on record: the new agent goes on with it, asked or not.
+    eventually("it is published by the next agent", seconds(60), || {
+        let listed = agent.api("GET", "/v1/publications", None).1;
+        if listed["publications"][0]["state"] == "Published" { Ok(()) } else { Err(listed) }
+    });
     // The same call resumes, and is idempotent.
     for _ in 0..2 {
         eventually("the same call after a crash succeeds", seconds(60), || match put(&agent) {
