@@ -70,6 +70,7 @@ fn log(happening: &Happening) {
                 share = happening.share().map(display),
                 namespace = happening.pod().map(|pod| display(&pod.namespace)),
                 pod = happening.pod().map(|pod| display(&pod.name)),
+                publication = happening.publication().map(|publication| display(publication.id())),
                 superblock = happening.superblock().map(display),
                 "{happening}"
             )

@@ -352,7 +352,7 @@ impl Reconciler {
                 } else {
                     debug!("still failing: {step}: {message}");
                 }
-                self.tell_failed(&step, &message, is_new);
+                self.tell_failed(&step, &error, &message, is_new);
                 self.tell_publishers(&step, &message, error.definite());
             }
         }

@@ -90,11 +90,13 @@ pub struct Replace {
     pub namespace_inode: u64,
 }
 
-/// What was done, where a number says more than that it was.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What was done, where there is more to say than that it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// Mounts that were put in the place of others.
     pub replaced: u64,
+    /// Those that could not be, and why.
+    pub left: Vec<String>,
 }
 
 /// A failure, as it goes back through the pipe.
@@ -144,7 +146,7 @@ fn perform(request: &Request) -> Result<Done, Failure> {
         Work::RemoveNamespace(id) => namespace::remove(paths, id),
         Work::Mount(wanted) => mount::mount(paths, wanted),
         Work::Publish(wanted) => publish::publish(paths, wanted),
-        Work::Replace(wanted) => return replace::replace(paths, wanted).map(|replaced| Done { replaced }),
+        Work::Replace(wanted) => return replace::replace(paths, wanted),
         Work::Abort { superblock } => abort::abort(paths, superblock),
         Work::Unpublish { target_path } => detach::unpublish(paths, target_path),
         Work::Retire { superblock, abort } => detach::retire(paths, superblock, *abort),

@@ -19,6 +19,7 @@ use moorline_shared::publication::Publication;
 use crate::hands::{self, Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
 use crate::metrics::Metrics;
 use crate::paths::{self, Paths};
+use crate::reconcile::chain;
 use tunnels::{TunnelError, Tunnels};
 
 pub use tunnels::TunnelView;
@@ -43,8 +44,9 @@ pub enum StepError {
     Record(#[source] io::Error),
     #[error("find the containers that hold {0}")]
     Places(String, #[source] io::Error),
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Several(Vec<StepError>),
+    /// Some copies were replaced, and some could not be.
+    #[error("{}", .failures.join("; "))]
+    Partly { replaced: u64, failures: Vec<String> },
     #[error("{0} is no longer configured")]
     Gone(String),
 }
@@ -207,14 +209,18 @@ impl Host {
                 LOCAL,
             )
         });
-        let mut failures = Vec::new();
+        let (mut replaced, mut failures) = (0, Vec::new());
         for outcome in futures_util::future::join_all(hands).await {
             match outcome {
-                Ok(done) => self.metrics.copies_replaced(&old.share, done.replaced),
-                Err(failure) => failures.push(failure),
+                Ok(done) => {
+                    replaced += done.replaced;
+                    failures.extend(done.left);
+                }
+                Err(failure) => failures.push(chain(&failure)),
             }
         }
-        if failures.is_empty() { Ok(()) } else { Err(StepError::Several(failures)) }
+        self.metrics.copies_replaced(&old.share, replaced);
+        if failures.is_empty() { Ok(()) } else { Err(StepError::Partly { replaced, failures }) }
     }
 
     async fn hand(&self, work: Work, deadline: Duration) -> Result<(), StepError> {

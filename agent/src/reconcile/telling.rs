@@ -8,6 +8,7 @@ use moorline_shared::observed::{Liveness, Moment, Observed, Tunnel};
 use moorline_shared::plan::{self, Step};
 
 use super::Reconciler;
+use crate::host::StepError;
 
 impl Reconciler {
     /// The one way by which a moment gets into the log, to who asks for events, and into the counts.
@@ -38,8 +39,12 @@ impl Reconciler {
         }
     }
 
-    pub(super) fn tell_failed(&mut self, step: &Step, message: &str, is_new: bool) {
+    pub(super) fn tell_failed(&mut self, step: &Step, error: &StepError, message: &str, is_new: bool) {
         self.window.metrics.step_failed(step);
+        // Copies that must stay where they are don't make it less of a failover for all others.
+        if matches!(error, StepError::Partly { replaced: 1.., .. }) {
+            self.tell_done(step);
+        }
         if is_new {
             self.tell(&Happening::StepFailed { step: step.clone(), message: message.to_owned() });
         }
