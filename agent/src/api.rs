@@ -1,30 +1,46 @@
-//! The agent's own API: HTTP and JSON on a unix socket that only root may open.
+//! The agent's own API: HTTP and JSON on a unix socket that only root may open. docs/API.md describes it.
 
-use std::convert::Infallible;
-use std::io;
-use std::path::Path;
-use std::time::Duration;
+mod client;
+mod events;
+mod pods;
+mod publications;
+mod watch;
 
-use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use moorline_shared::report::Report;
-use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
 use tracing::{debug, warn};
 
-use crate::reconcile::Event;
+use crate::door::Door;
+use crate::http::{self, Body, json};
+use crate::reconcile::Denied;
+use crate::window::Window;
+
+pub use client::{AskError, Lines, events, status, watch};
+
+/// Longer than a request with the longest path there can be.
+const LONGEST_BODY: usize = 16 * 1024;
 
 const STATUS: &str = "/v1/status";
-const PODS: &str = "/v1/pods/";
-const DELETION: &str = "/deletion";
-const LONGEST_BODY: usize = 4096;
+const PUBLICATIONS: &str = "/v1/publications";
+const WATCH: &str = "/v1/watch";
+const EVENTS: &str = "/v1/events";
 
-/// Serves until the listener fails.
-pub(crate) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
+/// What requests are answered with.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) door: Door,
+    pub(crate) window: Arc<Window>,
+}
+
+/// Serves as long as the process lives.
+pub(crate) async fn serve(listener: UnixListener, api: Api) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -34,107 +50,109 @@ pub(crate) async fn serve(listener: UnixListener, events: mpsc::Sender<Event>) {
                 continue;
             }
         };
-        let events = events.clone();
+        let api = api.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, events.clone()));
-            if let Err(error) =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
-            {
+            let answer = |request| api.answer(request);
+            if let Err(error) = http::serve(stream, answer).await {
                 debug!("a connection to the agent's socket ended: {error}");
             }
         });
     }
 }
 
-async fn answer(request: Request<Incoming>, events: mpsc::Sender<Event>) -> Result<Response<Full<Bytes>>, Infallible> {
-    if let Some(uid) = pod_of(request.uri().path()).map(str::to_owned) {
-        return Ok(delete(uid, request, &events).await);
-    }
-    if request.uri().path() != STATUS {
-        return Ok(error(StatusCode::NOT_FOUND, &format!("there is no {}; there is {STATUS}", request.uri().path())));
-    }
-    if request.method() != Method::GET {
-        return Ok(error(StatusCode::METHOD_NOT_ALLOWED, &format!("{STATUS} is read with GET")));
-    }
-    let (reply, report) = oneshot::channel();
-    let sent = events.send(Event::Report(reply)).await.is_ok();
-    match report.await {
-        Ok(report) if sent => Ok(json(StatusCode::OK, &report)),
-        _ => Ok(error(StatusCode::SERVICE_UNAVAILABLE, "the agent could not look at its host; its log says why")),
-    }
-}
-
-/// Where there is no API server to tell of it: a pod was asked to end, and has so much grace.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Deletion {
-    grace_seconds: u32,
-}
-
-/// The UID in /v1/pods/UID/deletion.
-fn pod_of(path: &str) -> Option<&str> {
-    path.strip_prefix(PODS)?.strip_suffix(DELETION).filter(|uid| !uid.is_empty() && !uid.contains('/'))
-}
-
-async fn delete(uid: String, request: Request<Incoming>, events: &mpsc::Sender<Event>) -> Response<Full<Bytes>> {
-    if request.method() != Method::PUT {
-        return error(StatusCode::METHOD_NOT_ALLOWED, &format!("{PODS}UID{DELETION} is written with PUT"));
-    }
-    let body = match Limited::new(request.into_body(), LONGEST_BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("read the request: {problem}")),
-    };
-    match serde_json::from_slice::<Deletion>(&body) {
-        Ok(Deletion { grace_seconds }) => {
-            let grace = Duration::from_secs(grace_seconds.into());
-            match events.send(Event::Deleted { uid, grace }).await {
-                Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
-                Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
-            }
-        }
-        Err(problem) => error(StatusCode::BAD_REQUEST, &format!("expected {{\"graceSeconds\": NUMBER}}: {problem}")),
+impl Api {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let (path, method) = (request.uri().path().to_owned(), request.method().clone());
+        let answer = match (path.as_str(), &method) {
+            (STATUS, &Method::GET) => self.door.report().await.map(|report| json(StatusCode::OK, &report)),
+            (PUBLICATIONS, &Method::GET) => publications::list(self).await,
+            (PUBLICATIONS, &Method::PUT) => publications::publish(self, request).await,
+            (PUBLICATIONS, &Method::DELETE) => publications::unpublish(self, &request).await,
+            (WATCH, &Method::GET) => watch::watch(self).await,
+            (EVENTS, &Method::GET) => events::stream(self, &request),
+            (STATUS | WATCH | EVENTS, _) => return wrong_method(&path, "GET"),
+            (PUBLICATIONS, _) => return wrong_method(&path, "GET, PUT, DELETE"),
+            _ => match (pods::of_deletion(&path), &method) {
+                (Some(uid), &Method::PUT) => pods::delete(self, uid.to_owned(), request).await,
+                (Some(_), _) => return wrong_method(&path, "PUT"),
+                (None, _) => Err(Denied::NotFound(format!(
+                    "there is no {path}; there are {STATUS}, {PUBLICATIONS}, {WATCH}, {EVENTS} and {}",
+                    pods::DELETION_SHOWN
+                ))),
+            },
+        };
+        answer.unwrap_or_else(|denied| error(code(&denied), &denied.to_string()))
     }
 }
 
-fn error(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+/// What a refusal is in HTTP.
+fn code(denied: &Denied) -> StatusCode {
+    match denied {
+        Denied::Invalid(_) => StatusCode::BAD_REQUEST,
+        Denied::Forbidden(_) => StatusCode::FORBIDDEN,
+        Denied::NotFound(_) => StatusCode::NOT_FOUND,
+        Denied::Conflict(_) => StatusCode::CONFLICT,
+        Denied::Failed(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Denied::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn error(status: StatusCode, message: &str) -> Response<Body> {
     json(status, &serde_json::json!({ "error": message }))
 }
 
-fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec_pretty(value).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+fn wrong_method(path: &str, allowed: &'static str) -> Response<Body> {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {allowed}"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    #[error("no agent listens at {path}: is it running on this node, and are you root?")]
-    Connect { path: String, source: io::Error },
-    #[error("ask the agent")]
-    Http(#[from] hyper::Error),
-    #[error("the agent answers {status}: {body}")]
-    Refused { status: StatusCode, body: String },
-    #[error("the agent's answer can't be read: is it of another version?")]
-    Json(#[from] serde_json::Error),
+/// A request's body; `expected` shows what it should look like.
+async fn body<T: DeserializeOwned>(request: Request<Incoming>, expected: &str) -> Result<T, Denied> {
+    let body = Limited::new(request.into_body(), LONGEST_BODY).collect().await;
+    let body = body.map_err(|error| Denied::Invalid(format!("read the request: {error}")))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| Denied::Invalid(format!("expected {expected}: {error}")))
 }
 
-/// Asks an agent for its report.
-pub async fn status(socket: &Path) -> Result<Report, AskError> {
-    let connected = UnixStream::connect(socket).await;
-    let stream = connected.map_err(|source| AskError::Connect { path: socket.display().to_string(), source })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = hyper::Uri::from_static(STATUS);
-    request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("moorline"));
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    if status.is_success() {
-        Ok(serde_json::from_slice(&body)?)
-    } else {
-        Err(AskError::Refused { status, body: String::from_utf8_lossy(&body).into_owned() })
+/// A request's query. A parameter that is not known, or given twice, is refused by name.
+fn query(request: &Request<Incoming>, known: &[&str]) -> Result<BTreeMap<String, String>, Denied> {
+    parse_query(request.uri().query().unwrap_or_default(), known)
+}
+
+fn parse_query(query: &str, known: &[&str]) -> Result<BTreeMap<String, String>, Denied> {
+    let mut parameters = BTreeMap::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if !known.contains(&name.as_ref()) {
+            return Err(Denied::Invalid(format!(
+                "query parameter {name:?} is not known; known is {}",
+                known.join(", ")
+            )));
+        }
+        if parameters.insert(name.to_string(), value.into_owned()).is_some() {
+            return Err(Denied::Invalid(format!("query parameter {name:?} is given twice")));
+        }
+    }
+    Ok(parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_decoded_and_what_is_not_known_is_refused() {
+        let known = ["targetPath"];
+        let read = |text: &str| parse_query(text, &known).map(|mut query| query.remove("targetPath"));
+        assert_eq!(read("targetPath=/a/b~c%20d"), Ok(Some("/a/b~c d".into())));
+        assert_eq!(read(""), Ok(None));
+        assert!(read("targetpath=/a").is_err_and(|denied| denied.to_string().contains("targetpath")));
+        assert!(read("targetPath=/a&targetPath=/b").is_err());
+    }
+
+    #[test]
+    fn each_refusal_has_a_status_of_its_own() {
+        let all = [Denied::Invalid, Denied::Forbidden, Denied::NotFound, Denied::Conflict, Denied::Failed]
+            .map(|denied| code(&denied(String::new())).as_u16());
+        assert_eq!(all, [400, 403, 404, 409, 422]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +18,16 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
-use crate::api;
+use crate::api::{self, Api};
 use crate::config::Directory;
 use crate::csi::{self, proto, registration_proto};
+use crate::door::Door;
 use crate::host::{Host, StepError};
 use crate::kube;
 use crate::paths::{Paths, from_agent};
 use crate::reconcile::{Event, Reconciler};
+use crate::telemetry;
+use crate::window::Window;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -31,6 +35,8 @@ pub struct Settings {
     pub node: String,
     pub run: PathBuf,
     pub kubelet: PathBuf,
+    /// Where health and metrics are answered.
+    pub health: SocketAddr,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,8 @@ pub enum AppError {
     Serve(#[source] tonic::transport::Error),
     #[error("kubelet's sockets are served no more: a bug; the log above says where")]
     Sockets,
+    #[error("start a thread that answers health probes")]
+    Health(#[source] io::Error),
     #[error("wait for signals")]
     Signals(#[source] io::Error),
 }
@@ -63,12 +71,18 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     // Held until the process has ended, and with it the last packet of its tunnels.
     std::mem::forget(lock(&paths).await?);
 
-    let identity = format!("{}/{}", settings.node, machine_id());
-    let host = Arc::new(Host::prepare(paths.clone(), identity).await.map_err(AppError::Prepare)?);
     let (events, inbox) = mpsc::channel(256);
     let clock = boot_clock();
+    let window = Arc::new(Window::new(clock.clone(), wall_clock()));
+    let door = Door::new(paths.pods().display().to_string(), events.clone());
+    // After the lock: as long as an earlier agent lives it is the one that is asked, at the same address.
+    telemetry::start(settings.health, window.clone(), door.clone()).map_err(AppError::Health)?;
+
+    let identity = format!("{}/{}", settings.node, machine_id());
+    let host = Host::prepare(paths.clone(), identity, window.metrics.clone()).await.map_err(AppError::Prepare)?;
     let reconciler =
-        Reconciler::new(settings.node.clone(), host, clock.clone(), events.clone()).map_err(AppError::Prepare)?;
+        Reconciler::new(settings.node.clone(), Arc::new(host), clock.clone(), events.clone(), window.clone())
+            .map_err(AppError::Prepare)?;
     let reading = directory.read().map_err(config_error)?;
     // The channel is empty and the loop owns its other end.
     let _ = events.send(Event::Objects(reading)).await;
@@ -88,7 +102,8 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     } else {
         info!("not in a cluster: of pods' deletions only those are known that the agent's socket is told of");
     }
-    let mut serving = serve(&settings, &paths, &events)?;
+    let mut serving = serve(&settings, &paths, &Api { door, window: window.clone() })?;
+    window.vitals.serves_kubelet();
     info!(node = settings.node, "moorline agent is ready");
     tokio::select! {
         signalled = stopped() => {
@@ -128,12 +143,11 @@ async fn lock(paths: &Paths) -> Result<Flock<File>, AppError> {
 
 type Serving = JoinSet<Result<(), tonic::transport::Error>>;
 
-fn serve(settings: &Settings, paths: &Paths, events: &mpsc::Sender<Event>) -> Result<Serving, AppError> {
+fn serve(settings: &Settings, paths: &Paths, api: &Api) -> Result<Serving, AppError> {
     let mut serving = JoinSet::new();
-    tokio::spawn(api::serve(listen(&paths.api_socket())?, events.clone()));
+    tokio::spawn(api::serve(listen(&paths.api_socket())?, api.clone()));
 
-    let node =
-        csi::Node { node: settings.node.clone(), pods: paths.pods().display().to_string(), events: events.clone() };
+    let node = csi::Node { node: settings.node.clone(), door: api.door.clone() };
     let listener = listen(&paths.csi_socket())?;
     let services = Server::builder()
         .add_service(proto::identity_server::IdentityServer::new(csi::Identity))

@@ -2,14 +2,21 @@
 
 pub mod api;
 pub mod app;
+mod chronicle;
 mod config;
 mod csi;
+mod door;
 pub mod hands;
 pub mod host;
+mod http;
 mod kube;
+mod metrics;
 mod paths;
 mod probe;
 mod reconcile;
 mod report;
+mod telemetry;
+mod vitals;
+mod window;
 
 pub use reconcile::chain;

@@ -2,25 +2,28 @@
 
 mod callers;
 mod servers;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
+use moorline_shared::happening::Happening;
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Deletion, Moment, Observed, Pods, Server};
+use moorline_shared::observed::{Deletion, Liveness, Moment, Observed, Pods, Server};
 use moorline_shared::plan::{self, Desired, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
 use moorline_shared::yaml::Problem;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error};
 
 use crate::config::Reading;
 use crate::host::{Host, StepError};
 use crate::report::report;
+use crate::window::Window;
 
 use callers::Waiter;
 pub(crate) use callers::{Denied, Reply};
@@ -80,6 +83,8 @@ pub(crate) struct Reconciler {
     host: Arc<Host>,
     clock: Clock,
     events: mpsc::Sender<Event>,
+    /// What others see of all this.
+    window: Arc<Window>,
     desired: Arc<Desired>,
     files: Reading,
     problems: Vec<Problem>,
@@ -100,6 +105,10 @@ pub(crate) struct Reconciler {
     said_aborting: BTreeSet<SuperblockId>,
     /// What each share waits for, as it was last logged.
     said_waiting: BTreeMap<Name, plan::Waiting>,
+    /// How each server is, as it was last logged.
+    said_servers: BTreeMap<NamespaceId, Liveness>,
+    /// When publications that are not there yet were first asked for.
+    asked: BTreeMap<PublicationId, Moment>,
 }
 
 impl Reconciler {
@@ -108,17 +117,17 @@ impl Reconciler {
         host: Arc<Host>,
         clock: Clock,
         events: mpsc::Sender<Event>,
+        window: Arc<Window>,
     ) -> Result<Self, StepError> {
         let publications = host.publications()?;
-        if !publications.is_empty() {
-            info!(count = publications.len(), "adopting the publications of an earlier agent");
-        }
+        window.chronicle.tell(&Happening::Adopted { publications: publications.len() });
         let objects = host.objects();
         Ok(Self {
             node,
             host,
             clock,
             events,
+            window,
             desired: Arc::new(Desired { objects, publications }),
             files: Reading::default(),
             problems: Vec::new(),
@@ -134,6 +143,8 @@ impl Reconciler {
             waiters: HashMap::new(),
             said_aborting: BTreeSet::new(),
             said_waiting: BTreeMap::new(),
+            said_servers: BTreeMap::new(),
+            asked: BTreeMap::new(),
         })
     }
 
@@ -157,6 +168,7 @@ impl Reconciler {
             if news || (self.clock)() >= due {
                 looked_at = (self.clock)();
                 self.round();
+                self.window.vitals.made_a_round();
             }
         }
     }
@@ -201,7 +213,10 @@ impl Reconciler {
     fn take_files(&mut self, files: Reading) {
         self.files = files;
         match self.observe(false) {
-            Ok(observed) => self.revise(&observed),
+            Ok(observed) => {
+                self.revise(&observed);
+                self.window.vitals.objects_read();
+            }
             Err(error) => error!("look at the host: {error}; the objects are not read anew"),
         }
     }
@@ -213,13 +228,13 @@ impl Reconciler {
         let (objects, contradictions) = self.desired.objects.revise(files, *incomplete, &self.in_use);
         let problems: Vec<Problem> = bad.iter().cloned().chain(contradictions).collect();
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
-            error!("refused: {problem}; what was running goes on");
+            self.tell(&Happening::ObjectRefused { problem: problem.to_string() });
         }
         self.problems = problems;
         if objects == self.desired.objects {
             return;
         }
-        info!(gateways = objects.gateways.len(), shares = objects.shares.len(), "objects read");
+        self.tell(&Happening::ObjectsRead { gateways: objects.gateways.len(), shares: objects.shares.len() });
         // Namespaces that lead where a changed Gateway led are given up; the next generation is made as it now says.
         let changed = |id: &&NamespaceId| {
             let gateway = &id.target.gateway;
@@ -235,7 +250,12 @@ impl Reconciler {
             _ => None,
         });
         let led: BTreeSet<&NamespaceId> = observed.namespaces.keys().chain(about_to_be).collect();
-        let stale = led.into_iter().filter(changed).map(|id| self.host.fence(id));
+        let fence = |id: &NamespaceId| {
+            self.host.fence(id)?;
+            self.tell(&Happening::Fenced { namespace: id.clone() });
+            Ok(())
+        };
+        let stale = led.into_iter().filter(changed).map(fence);
         for failure in stale.chain([self.host.keep_objects(&objects)]).filter_map(Result::err) {
             error!("{}", chain(&failure));
         }
@@ -247,7 +267,9 @@ impl Reconciler {
     /// All that matters now.
     fn observe_what_matters(&self, now: Moment) -> std::io::Result<Observed> {
         let observed = self.observe(false)?;
-        if plan::depends_on_containers(&self.desired, &observed, now) { self.observe(true) } else { Ok(observed) }
+        // Who watches wants to see all.
+        let all = self.window.is_watched() || plan::depends_on_containers(&self.desired, &observed, now);
+        if all { self.observe(true) } else { Ok(observed) }
     }
 
     /// With what containers hold, or without.
@@ -279,7 +301,9 @@ impl Reconciler {
         self.probe(&observed);
         self.look(&observed);
         self.answer(&observed, now);
-        self.say_what_waits(&observed, now);
+        self.tell_how_servers_are(&observed, now);
+        self.tell_what_waits(&observed, now);
+        self.window.show(|| self.report(&observed));
         let steps = plan::plan(&self.desired, &observed, now);
         self.setbacks.retain(|step, _| steps.contains(step) || self.busy.contains_key(&step.lane()));
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
@@ -293,23 +317,8 @@ impl Reconciler {
         }
         self.said_aborting.retain(|superblock| observed.superblocks.contains(superblock));
         for (lane, steps) in lanes {
-            steps.iter().for_each(|step| self.say_what_is_lost(step));
+            steps.iter().for_each(|step| self.tell_what_is_lost(step));
             self.execute(lane, steps);
-        }
-    }
-
-    fn say_what_is_lost(&mut self, step: &Step) {
-        let (Step::Abort(superblock) | Step::Retire { superblock, abort: true }) = step else { return };
-        if !self.said_aborting.insert(superblock.clone()) {
-            return;
-        }
-        match superblock.user {
-            User::ReadOnly => info!(%superblock, "ending what waits for a server that is given up: calls get EIO"),
-            User::ReadWrite(publication) => warn!(
-                %superblock,
-                %publication,
-                "ending what waits for a server that is given up: calls get EIO, and what was written and not yet synced is lost"
-            ),
         }
     }
 
@@ -349,10 +358,11 @@ impl Reconciler {
                         return;
                     }
                     Step::Unpublish(id) => {
+                        self.tell_done(&step);
+                        self.asked.remove(id);
                         Arc::make_mut(&mut self.desired).publications.remove(id);
-                        info!(%id, "unpublished");
                     }
-                    step => info!("done: {step}"),
+                    step => self.tell_done(step),
                 }
                 if let Step::Mount(id, _) = &step {
                     self.unmountable.remove(&(id.share.clone(), id.namespace.target.clone()));
@@ -373,35 +383,16 @@ impl Reconciler {
                 setback.count += 1;
                 let delay = Duration::from_millis(500) * 2u32.pow(setback.count.min(7) - 1);
                 setback.until = (self.clock)() + delay;
-                if setback.said == message {
-                    debug!("still failing: {step}: {message}");
-                } else {
-                    warn!("failed, will try again: {step}: {message}");
+                let is_new = setback.said != message;
+                if is_new {
                     setback.said.clone_from(&message);
+                } else {
+                    debug!("still failing: {step}: {message}");
                 }
+                self.tell_failed(&step, &error, &message, is_new);
                 self.tell_publishers(&step, &message, error.definite());
             }
         }
-    }
-
-    fn say_what_waits(&mut self, observed: &Observed, now: Moment) {
-        let mut waits = BTreeMap::new();
-        for share in self.desired.objects.shares.values() {
-            let in_use = self
-                .desired
-                .publications
-                .values()
-                .any(|publication| publication.wanted && publication.share == share.name);
-            if let Some(waiting) = plan::waiting(&self.desired, observed, now, share).filter(|_| in_use) {
-                if self.said_waiting.get(&share.name) != Some(&waiting) {
-                    warn!(share = %share.name, "{}", waiting.explain(share));
-                }
-                waits.insert(share.name.clone(), waiting);
-            } else if in_use && self.said_waiting.contains_key(&share.name) {
-                info!(share = %share.name, "is served");
-            }
-        }
-        self.said_waiting = waits;
     }
 }
 

@@ -83,6 +83,7 @@ fn tunnels(desired: &Desired, observed: &Observed, host: &Host, now: Moment) -> 
     let mut tunnels = Vec::new();
     for (id, state) in &observed.namespaces {
         let view = host.tunnel(id);
+        let server = observed.servers.get(id);
         let configured =
             desired.objects.gateways.get(&id.target.gateway).and_then(|gateway| gateway.target(&id.target.target));
         tunnels.push(TunnelReport {
@@ -105,6 +106,8 @@ fn tunnels(desired: &Desired, observed: &Observed, host: &Host, now: Moment) -> 
                 Liveness::Alive => ServerState::Alive,
                 Liveness::Away => ServerState::Away,
             },
+            answered_in: server.and_then(|server| server.answered_in),
+            silent_for: server.map(|server| server.silence(now)),
         });
     }
     tunnels

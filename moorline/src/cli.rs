@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -18,6 +19,8 @@ pub(crate) enum Command {
     Agent(Agent),
     /// Show what the agent on this node serves, and how it is.
     Status(Status),
+    /// Tell what happened on this node lately: publications, servers, failovers, and what was lost.
+    Events(Events),
 }
 
 #[derive(Debug, Args)]
@@ -34,6 +37,9 @@ pub(crate) struct Agent {
     /// Kubelet's directory on the host.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
     pub(crate) kubelet_dir: PathBuf,
+    /// Where /healthz, /readyz and /metrics are answered over HTTP.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9810")]
+    pub(crate) health_address: SocketAddr,
     /// How the log is written.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,
@@ -50,7 +56,23 @@ pub(crate) struct Status {
     /// The agent's socket.
     #[arg(long, value_name = "PATH", default_value = "/run/moorline/agent.sock")]
     pub(crate) socket: PathBuf,
-    /// Print everything as JSON.
+    /// Print everything as JSON; with --watch, a line for each change.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show it live, until Ctrl-C: drawn in place on a terminal, anew for each change elsewhere.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// The agent's socket.
+    #[arg(long, value_name = "PATH", default_value = "/run/moorline/agent.sock")]
+    pub(crate) socket: PathBuf,
+    /// Tell as well what happens from now on, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Print each as a line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -21,7 +21,7 @@ impl Exit {
     pub(crate) fn of(error: &AppError) -> Self {
         match error {
             AppError::Config(..) => Self::BadInput,
-            AppError::Lock(..) | AppError::Prepare(_) | AppError::Listen(..) => Self::Host,
+            AppError::Lock(..) | AppError::Prepare(_) | AppError::Listen(..) | AppError::Health(_) => Self::Host,
             AppError::Signals(_) | AppError::Loop | AppError::Serve(_) | AppError::Sockets => Self::Failed,
         }
     }

@@ -1,8 +1,12 @@
 //! The one executable. Its links, such as `moorline-agent`, are subcommands told apart by argv[0].
 
 mod cli;
+mod events;
 mod exit;
+mod output;
+mod screen;
 mod status;
+mod watch;
 
 use std::env;
 use std::ffi::OsString;
@@ -28,6 +32,7 @@ fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Agent(agent) => run_agent(agent),
         Command::Status(status) => status::run(&status),
+        Command::Events(events) => events::run(&events),
     };
     exit.into()
 }
@@ -45,7 +50,13 @@ fn by_link(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 fn run_agent(agent: Agent) -> Exit {
     start_logging(agent.log_format);
-    let settings = Settings { config: agent.config, node: agent.node, run: agent.run_dir, kubelet: agent.kubelet_dir };
+    let settings = Settings {
+        config: agent.config,
+        node: agent.node,
+        run: agent.run_dir,
+        kubelet: agent.kubelet_dir,
+        health: agent.health_address,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(app::run(settings)),
@@ -76,4 +87,6 @@ fn start_logging(format: LogFormat) {
         LogFormat::Json => builder.json().init(),
         LogFormat::Human => builder.with_target(false).init(),
     }
+    // As the log's other lines, so that who reads them by machine can read this one too.
+    std::panic::set_hook(Box::new(|bug| error!("a bug: {bug}")));
 }

@@ -1,61 +1,29 @@
 //! `moorline status`.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
-use moorline_agent::api::{self, AskError};
+use moorline_agent::api;
 use moorline_shared::health::Health;
 use moorline_shared::report::{PublicationState, Report, ServerState, TunnelState};
-use tokio::time::timeout;
 
 use crate::cli::Status;
 use crate::exit::Exit;
-
-/// How long the agent may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::output::{self, ask, print};
+use crate::watch;
 
 pub(crate) fn run(status: &Status) -> Exit {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let report = match runtime {
-        Ok(runtime) => runtime.block_on(async { timeout(PATIENCE, api::status(&status.socket)).await }),
-        Err(error) => {
-            eprintln!("moorline: start the runtime: {error}");
-            return Exit::Failed;
-        }
-    };
-    let Ok(report) = report else {
-        eprintln!("moorline: the agent did not answer within {PATIENCE:?}: is it stopped, or its node overloaded?");
-        return Exit::NoAgent;
-    };
-    match report {
-        Ok(report) if status.json => match serde_json::to_string_pretty(&report) {
-            Ok(text) => print(&text),
-            Err(error) => {
-                eprintln!("moorline: write the report as JSON: {error}");
-                Exit::Failed
-            }
-        },
-        Ok(report) => print(&show(&report)),
-        Err(error) => {
-            eprintln!("moorline: {}", moorline_agent::chain(&error));
-            if matches!(error, AskError::Connect { .. }) { Exit::NoAgent } else { Exit::Failed }
-        }
+    if status.watch {
+        return watch::run(status);
     }
+    output::run(async {
+        let report = ask(api::status(&status.socket)).await?;
+        print(&if status.json { serde_json::to_string_pretty(&report)? } else { show(&report) })
+    })
 }
 
-/// A reader that has seen enough, such as `head`, is no failure.
-fn print(text: &str) -> Exit {
-    match writeln!(io::stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("moorline: write to standard output: {error}");
-            Exit::Failed
-        }
-        _ => Exit::Success,
-    }
-}
-
-fn show(report: &Report) -> String {
+/// The table.
+pub(crate) fn show(report: &Report) -> String {
     let mut text = format!("node {}, moorline {}\n\n", report.node, report.version);
     let mut shares = table(&["share", "access", "policy", "gateway", "target", "pods"]);
     for share in &report.shares {

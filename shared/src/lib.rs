@@ -2,6 +2,7 @@
 //! and the report that comes back. No I/O, no clock, no randomness, no runtime.
 
 pub mod gateway;
+pub mod happening;
 pub mod health;
 pub mod id;
 pub mod key;

@@ -103,6 +103,8 @@ pub struct Server {
     pub out_since: Moment,
     /// The shortest time from a question to its answer that was seen.
     pub round_trip: Option<Duration>,
+    /// How long its last answer took. Shown to people; nothing is decided by it.
+    pub answered_in: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +129,7 @@ impl Server {
             misses: 0,
             out_since: Moment::ZERO,
             round_trip: None,
+            answered_in: None,
         }
     }
 
@@ -143,6 +146,7 @@ impl Server {
             self.alive_since = now;
         }
         self.round_trip = Some(self.round_trip.map_or(took, |shortest| shortest.min(took)));
+        self.answered_in = Some(took);
         (self.last_answer, self.misses) = (Some(now), 0);
     }
 
@@ -157,6 +161,11 @@ impl Server {
         let was_there =
             self.alive_since <= old.silent_since() + old.away_after / 2 || now >= self.alive_since + SETTLED_AFTER;
         was_there && self.last_answer.is_some_and(|at| at >= old.given_up())
+    }
+
+    /// For how long it has not answered.
+    pub fn silence(&self, now: Moment) -> Duration {
+        now.saturating_sub(self.silent_since())
     }
 
     fn silent_since(&self) -> Moment {

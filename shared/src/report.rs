@@ -19,6 +19,21 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
+impl Report {
+    /// Whether they differ in nothing but figures that change all the time: ages, durations and counts of bytes.
+    pub fn differs_only_in_figures(&self, other: &Self) -> bool {
+        let without = |report: &Self| {
+            let mut report = report.clone();
+            for tunnel in &mut report.tunnels {
+                (tunnel.handshake_age, tunnel.answered_in, tunnel.silent_for) = (None, None, None);
+                (tunnel.sent_bytes, tunnel.received_bytes) = (0, 0);
+            }
+            report
+        };
+        without(self) == without(other)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ShareReport {
@@ -58,7 +73,7 @@ pub struct PublicationReport {
     pub state: PublicationState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PublicationState {
     Publishing,
     Published,
@@ -78,6 +93,10 @@ pub struct TunnelReport {
     pub received_bytes: u64,
     /// Whether the NFS server behind it answers.
     pub server: ServerState,
+    /// How long its last answer took, a new connection included.
+    pub answered_in: Option<Duration>,
+    /// Since its last answer, or since it was first asked.
+    pub silent_for: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,12 +31,19 @@ impl Agent {
     /// CSI socket answers.
     #[track_caller]
     pub fn start(node: &Node, objects: &str) -> Self {
+        Self::start_with(node, objects, &[])
+    }
+
+    /// The same, with further arguments.
+    #[track_caller]
+    pub fn start_with(node: &Node, objects: &str, arguments: &[&str]) -> Self {
         // The folder on the node that plays the ConfigMap, and the one that plays the Secret.
         write(&host_config().join("objects.yaml"), objects);
         for (gateway, key) in [("gw", node.key()), ("solo", node.solo_key())] {
             write(&Path::new("/srv/secret").join(format!("{gateway}.key")), &format!("{}\n", key.private));
         }
-        let spec = spec(&daemonset(), node.name());
+        let mut spec = spec(&daemonset(), node.name());
+        spec.args.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let container = Some(Container::start("agent", &spec));
         let agent = Self { spec, container };
         agent.wait_ready();
@@ -117,10 +124,45 @@ impl Agent {
         run("curl", ["-sS", "--fail-with-body", "--unix-socket", SOCKET, "-X", "PUT", "-d", &body, &url]);
     }
 
+    /// Asks its socket, and takes what it answers: the status, and the JSON, or the lines of JSON.
+    #[track_caller]
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--path-as-is", "--max-time", "60", "--unix-socket", SOCKET, "-X", method]);
+        command.args(body.into_iter().flat_map(|body| ["-d".to_owned(), body.to_string()]));
+        let (status, text) = asked(command.arg(format!("http://moorline{path}")));
+        let whole = serde_json::from_str(&text);
+        let lines = || text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>().map(Value::from);
+        let value = whole.or_else(|_| lines());
+        (status, value.unwrap_or_else(|error| panic!("{method} {path} answers {status}, and no JSON: {error}\n{text}")))
+    }
+
+    /// What it says that happened, since it was started last.
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        let text = checked(Command::new(kit::executable("moorline")).args(["events", "--json"]), None);
+        let parsed: Result<_, _> = text.lines().map(serde_json::from_str).collect();
+        parsed.unwrap_or_else(|error| panic!("moorline events --json: {error}\n{text}"))
+    }
+
+    /// Asks its health address.
+    #[track_caller]
+    pub fn http(&self, path: &str) -> (u16, String) {
+        asked(Command::new("curl").args(["-sS", "--max-time", "20", &format!("http://127.0.0.1:9810{path}")]))
+    }
+
     /// All it has logged, over restarts.
     pub fn logs(&self) -> String {
         fs::read_to_string(kit::results().join("agent.log")).unwrap_or_default()
     }
+}
+
+/// What curl got: the status, and the body.
+#[track_caller]
+fn asked(curl: &mut Command) -> (u16, String) {
+    let text = checked(curl.args(["-w", "\n%{http_code}"]), None);
+    let (body, status) = text.rsplit_once('\n').unwrap_or_else(|| panic!("curl says {text:?}"));
+    (status.parse().unwrap_or_else(|_| panic!("curl says {text:?}")), body.to_owned())
 }
 
 fn host_config() -> PathBuf {

@@ -19,6 +19,7 @@ pub mod mounts;
 pub mod namespace;
 pub mod node;
 pub mod objects;
+pub mod openmetrics;
 pub mod pod;
 pub mod runner;
 pub mod scenarios;

@@ -2,18 +2,16 @@
 
 use std::collections::HashMap;
 
-use moorline_shared::publication::{Pod, Publication, check_target_path};
-use tokio::sync::{mpsc, oneshot};
+use moorline_shared::publication::{Pod, Publication};
 use tonic::{Request, Response, Status};
 
 use super::proto;
-use crate::reconcile::{Denied, Event};
+use crate::door::Door;
+use crate::reconcile::Denied;
 
 pub(crate) struct Node {
     pub(crate) node: String,
-    /// The directory below which kubelet wants volumes.
-    pub(crate) pods: String,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) door: Door,
 }
 
 /// What a volume may say of itself. Everything else is refused by name.
@@ -29,7 +27,7 @@ const IGNORED: [&str; 3] = [
 ];
 
 impl Node {
-    fn publication(&self, request: proto::NodePublishVolumeRequest) -> Result<Publication, Status> {
+    fn publication(request: proto::NodePublishVolumeRequest) -> Result<Publication, Status> {
         if request.volume_id.is_empty() {
             return Err(Status::invalid_argument("volume_id is missing"));
         }
@@ -55,8 +53,6 @@ impl Node {
             }
             None => return Err(Status::invalid_argument("volume_capability is missing")),
         }
-        check_target_path(&request.target_path, &self.pods)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let attributes = Attributes::read(request.volume_context)?;
         Ok(Publication {
             volume_id: request.volume_id,
@@ -67,18 +63,12 @@ impl Node {
             wanted: true,
         })
     }
-
-    async fn ask(&self, event: impl FnOnce(oneshot::Sender<Result<(), Denied>>) -> Event) -> Result<(), Status> {
-        let (reply, answer) = oneshot::channel();
-        let stopping = || Status::unavailable("the agent is stopping; ask again");
-        self.events.send(event(reply)).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?.map_err(status)
-    }
 }
 
 fn status(denied: Denied) -> Status {
     let message = denied.to_string();
     match denied {
+        Denied::Invalid(_) => Status::invalid_argument(message),
         Denied::NotFound(_) => Status::not_found(message),
         Denied::Forbidden(_) => Status::permission_denied(message),
         Denied::Conflict(_) => Status::already_exists(message),
@@ -127,8 +117,8 @@ impl proto::node_server::Node for Node {
         &self,
         request: Request<proto::NodePublishVolumeRequest>,
     ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
-        let publication = self.publication(request.into_inner())?;
-        self.ask(|reply| Event::Publish(publication, reply)).await?;
+        let publication = Self::publication(request.into_inner())?;
+        self.door.publish(publication).await.map_err(status)?;
         Ok(Response::new(proto::NodePublishVolumeResponse {}))
     }
 
@@ -140,8 +130,7 @@ impl proto::node_server::Node for Node {
         if volume_id.is_empty() {
             return Err(Status::invalid_argument("volume_id is missing"));
         }
-        check_target_path(&target_path, &self.pods).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.ask(|reply| Event::Unpublish { target_path, reply }).await?;
+        self.door.unpublish(target_path).await.map_err(status)?;
         Ok(Response::new(proto::NodeUnpublishVolumeResponse {}))
     }
 

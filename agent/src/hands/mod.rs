@@ -15,6 +15,7 @@ mod shut_down;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use call::left_behind;
 pub use call::{HandsError, call};
 
 use crate::paths::{HOST_MOUNTS, Paths};
@@ -103,6 +105,15 @@ pub struct Replace {
     pub namespace_inode: u64,
 }
 
+/// What was done, where there is more to say than that it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Mounts that were put in the place of others.
+    pub replaced: u64,
+    /// Those that could not be, and why.
+    pub left: Vec<String>,
+}
+
 /// A failure, as it goes back through the pipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -126,6 +137,12 @@ fn doing(action: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
 
 /// The whole life of a hand: one request, one reply.
 pub fn main() -> ExitCode {
+    // Its standard error is the agent's log, which holds whole lines of its own format and nothing else.
+    panic::set_hook(Box::new(|bug| {
+        let reply: Result<Done, Failure> = Err(Failure { definite: false, message: format!("a bug: {bug}") });
+        // Nobody is left who could be told if this fails.
+        let _ = io::stdout().write_all(&serde_json::to_vec(&reply).unwrap_or_default());
+    }));
     let mut text = Vec::new();
     let reply = match io::stdin().read_to_end(&mut text).map(|_| serde_json::from_slice::<Request>(&text)) {
         Ok(Ok(request)) => perform(&request),
@@ -136,9 +153,9 @@ pub fn main() -> ExitCode {
     if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn perform(request: &Request) -> Result<(), Failure> {
+fn perform(request: &Request) -> Result<Done, Failure> {
     let paths = &request.paths;
-    match &request.work {
+    let done = match &request.work {
         Work::Prepare => prepare::prepare(paths),
         Work::MakeNamespace(wanted) => namespace::make(paths, wanted),
         Work::NameHostNetwork(id) => namespace::name_host_network(paths, id),
@@ -146,12 +163,13 @@ fn perform(request: &Request) -> Result<(), Failure> {
         Work::RemoveNamespace(id) => namespace::remove(paths, id),
         Work::Mount(wanted) => mount::mount(paths, wanted),
         Work::Publish(wanted) => publish::publish(paths, wanted),
-        Work::Replace(wanted) => replace::replace(paths, wanted),
+        Work::Replace(wanted) => return replace::replace(paths, wanted),
         Work::Abort { superblock } => abort::abort(paths, superblock),
         Work::Look { superblock } => look::look(paths, superblock),
         Work::Unpublish { target_path } => detach::unpublish(paths, target_path),
         Work::Retire { superblock, abort } => detach::retire(paths, superblock, *abort),
-    }
+    };
+    done.map(|()| Done::default())
 }
 
 fn enter_host_mounts() -> Result<(), Failure> {

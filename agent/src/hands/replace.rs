@@ -13,10 +13,10 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::publish::open_fdinfo;
-use super::{Failure, Replace, doing, enter_host_mounts, open_path};
+use super::{Done, Failure, Replace, doing, enter_host_mounts, open_path};
 use crate::paths::Paths;
 
-pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
+pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<Done, Failure> {
     let place = Place::open(wanted)?;
     let host = fs::read("/proc/1/mountinfo")
         .map(|table| mountinfo::parse(&table))
@@ -43,8 +43,8 @@ pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<(), Failure> {
             .map_err(doing(format!("enter the mount namespace of process {}", wanted.pid)))?;
     }
     let put = copies.iter().zip(clones).map(|(copy, clone)| place.put(copy, &clone?, new));
-    let failures: Vec<String> = put.filter_map(Result::err).map(|failure| failure.message).collect();
-    if failures.is_empty() { Ok(()) } else { Err(Failure { definite: false, message: failures.join("; ") }) }
+    let left: Vec<String> = put.filter_map(Result::err).map(|failure| failure.message).collect();
+    Ok(Done { replaced: (copies.len() - left.len()) as u64, left })
 }
 
 /// Where in its share a copy begins: a container may hold a subdirectory, or a file, as kubelet's subPath makes them.

@@ -18,8 +18,10 @@ use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Policy;
 
-use crate::hands::{self, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use crate::hands::{self, Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use crate::metrics::Metrics;
 use crate::paths::{self, Paths};
+use crate::reconcile::chain;
 use table::Table;
 use tunnels::{TunnelError, Tunnels};
 
@@ -45,8 +47,9 @@ pub enum StepError {
     Record(#[source] io::Error),
     #[error("find the containers that hold {0}")]
     Places(String, #[source] io::Error),
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Several(Vec<StepError>),
+    /// Some copies were replaced, and some could not be.
+    #[error("{}", .failures.join("; "))]
+    Partly { replaced: u64, failures: Vec<String> },
     #[error("{0} is no longer configured")]
     Gone(String),
 }
@@ -64,12 +67,14 @@ pub struct Host {
     client_identity: String,
     tunnels: Tunnels,
     table: Table,
+    metrics: Metrics,
 }
 
 impl Host {
     /// Makes the node ready to hold mounts.
-    pub async fn prepare(paths: Paths, client_identity: String) -> Result<Self, StepError> {
-        let host = Self { tunnels: Tunnels::new(paths.clone()), table: Table::default(), paths, client_identity };
+    pub(crate) async fn prepare(paths: Paths, client_identity: String, metrics: Metrics) -> Result<Self, StepError> {
+        let (tunnels, table) = (Tunnels::new(paths.clone()), Table::default());
+        let host = Self { paths, client_identity, tunnels, table, metrics };
         host.hand(Work::Prepare, LOCAL).await?;
         Ok(host)
     }
@@ -228,7 +233,7 @@ impl Host {
         let table = self.table.mounts().map_err(|error| StepError::Places(old.to_string(), error))?;
         let places = observe::places(&self.paths, &table, old);
         let hands = places.into_iter().map(|place| {
-            self.hand(
+            self.hand_done(
                 Work::Replace(Replace {
                     old: old.clone(),
                     new: new.clone(),
@@ -238,12 +243,25 @@ impl Host {
                 LOCAL,
             )
         });
-        let failures: Vec<StepError> =
-            futures_util::future::join_all(hands).await.into_iter().filter_map(Result::err).collect();
-        if failures.is_empty() { Ok(()) } else { Err(StepError::Several(failures)) }
+        let (mut replaced, mut failures) = (0, Vec::new());
+        for outcome in futures_util::future::join_all(hands).await {
+            match outcome {
+                Ok(done) => {
+                    replaced += done.replaced;
+                    failures.extend(done.left);
+                }
+                Err(failure) => failures.push(chain(&failure)),
+            }
+        }
+        self.metrics.copies_replaced(&old.share, replaced);
+        if failures.is_empty() { Ok(()) } else { Err(StepError::Partly { replaced, failures }) }
     }
 
     async fn hand(&self, work: Work, deadline: Duration) -> Result<(), StepError> {
+        self.hand_done(work, deadline).await.map(drop)
+    }
+
+    async fn hand_done(&self, work: Work, deadline: Duration) -> Result<Done, StepError> {
         Ok(hands::call(&Request { paths: self.paths.clone(), work }, deadline).await?)
     }
 }

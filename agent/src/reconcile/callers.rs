@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_shared::happening::Happening;
 use moorline_shared::id::PublicationId;
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Moment, Observed};
@@ -10,7 +11,7 @@ use moorline_shared::plan::{self, Lane, Refusal, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Access;
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Reconciler, chain};
 
@@ -22,6 +23,9 @@ const UNPUBLISH_DEADLINE: Duration = Duration::from_secs(2);
 /// Why a publication is not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Invalid(String),
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
@@ -74,8 +78,8 @@ impl Reconciler {
                         drop(reply.send(Err(Denied::Unavailable(chain(&error)))));
                         return;
                     }
-                    info!(%id, share = %publication.share, pod = %publication.pod.name, namespace = %publication.pod.namespace, read_only = publication.read_only, "publishing");
                     Arc::make_mut(&mut self.desired).publications.insert(id, publication);
+                    self.tell_publishing(id);
                     self.forget_setbacks(id);
                 }
                 let until = (self.clock)() + PUBLISH_DEADLINE;
@@ -117,7 +121,9 @@ impl Reconciler {
         let refused: Vec<(PublicationId, Refusal)> =
             coming.filter_map(|(id, publication)| Some((*id, self.desired.may_begin(publication).err()?))).collect();
         for (id, refusal) in refused {
-            warn!(%id, "{refusal}");
+            if let Some(publication) = self.desired.publications.get(&id).cloned() {
+                self.tell(&Happening::Withdrawn { publication, reason: refusal.to_string() });
+            }
             self.withdraw(id);
             self.deny(id, &refusal.into(), false);
         }
@@ -138,11 +144,12 @@ impl Reconciler {
         let Some(publication) = Arc::make_mut(&mut self.desired).publications.get_mut(&id) else { return false };
         if publication.wanted {
             publication.wanted = false;
-            info!(%id, share = %publication.share, pod = %publication.pod.name, namespace = %publication.pod.namespace, "unpublishing");
-            if let Err(error) = self.host.record(publication) {
+            let publication = publication.clone();
+            if let Err(error) = self.host.record(&publication) {
                 // A new agent would take it for wanted until kubelet asks again, which it does until we succeed.
                 warn!(%id, "{}", chain(&error));
             }
+            self.tell(&Happening::Unpublishing(publication));
             self.forget_setbacks(id);
         }
         true

@@ -7,7 +7,7 @@ use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Liveness, Observed, Server, Tunnel};
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{Event, Reconciler};
 use crate::host::Host;
@@ -53,9 +53,6 @@ impl Reconciler {
         let before = server.liveness(now);
         server.asked(now, answer);
         let after = server.liveness(now);
-        if before != after {
-            info!(%namespace, "the server was {before:?} and is {after:?}");
-        }
         before != after
     }
 }

@@ -114,6 +114,8 @@ pub(super) fn sub_path_that_is_missing_is_left_alone() {
     other.reads("b", RECOVERY);
     pod.reads_at("/mnt/datasets/sample", "b", RECOVERY);
     agent_says(&agent, &["only-there"]);
+    let told = agent.events();
+    assert!(told.iter().any(|event| event["kind"] == "FailedOver"), "all others moved: {told:?}");
     assert_eq!(pod.mounts_at("/mnt/part"), there, "what has no successor keeps its place");
     let wrong = pod.events().into_iter().find(|event| event.path == "/mnt/part/sample" && event.tag == "b");
     assert_eq!(wrong, None, "a part must not become the whole");

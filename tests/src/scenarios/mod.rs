@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 mod adoption;
+mod api;
 mod bad_input;
 mod copies;
 mod deletion;
@@ -51,6 +52,10 @@ pub const ALL: &[Scenario] = &[
     scenario("hard_mount_outlives_its_network", 180, newer::hard_mount_outlives_its_network).on_newer(),
     scenario("failover_read_only", 120, failover::read_only).on_both(),
     scenario("failover_read_write_shared_data", 120, failover::read_write_shared_data).on_both(),
+    scenario("a_failover_is_told_as_it_happens", 180, api::a_failover_is_told_as_it_happens),
+    scenario("published_by_the_api_over_a_crash", 180, api::published_by_the_api_over_a_crash),
+    scenario("a_json_log_is_json_and_holds_no_key", 180, api::a_json_log_is_json_and_holds_no_key),
+    scenario("health_is_what_the_loop_does", 180, api::health_is_what_the_loop_does),
     scenario("read_write_waits_without_shared_data", 120, failover::read_write_waits_without_shared_data),
     scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed).on_both(),
     scenario("writer_stuck_in_fsync_goes_with_its_pod", 180, deletion::writer_stuck_in_fsync).on_both(),

@@ -1,0 +1,50 @@
+//! Volumes, asked for and given back: what kubelet does by CSI, for whoever is not kubelet.
+
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use moorline_shared::name::Name;
+use moorline_shared::publication::{Pod, Publication};
+use serde::Deserialize;
+use serde_json::json as value;
+
+use super::{Api, body, query};
+use crate::http::{Body, json};
+use crate::reconcile::Denied;
+
+const EXPECTED: &str = "{\"share\": NAME, \"targetPath\": PATH, \"readOnly\": BOOL, \"pod\": {\"namespace\": NAME, \"name\": NAME, \"uid\": UID}}, and \"volumeId\" if there is one";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Wanted {
+    share: Name,
+    target_path: String,
+    read_only: bool,
+    pod: Pod,
+    /// What kubelet calls it; where there is no kubelet the target path is name enough.
+    volume_id: Option<String>,
+}
+
+impl From<Wanted> for Publication {
+    fn from(Wanted { share, target_path, read_only, pod, volume_id }: Wanted) -> Self {
+        Self { volume_id: volume_id.unwrap_or_default(), target_path, share, read_only, pod, wanted: true }
+    }
+}
+
+pub(super) async fn list(api: &Api) -> Result<Response<Body>, Denied> {
+    let report = api.door.report().await?;
+    Ok(json(StatusCode::OK, &value!({ "publications": report.publications })))
+}
+
+pub(super) async fn publish(api: &Api, request: Request<Incoming>) -> Result<Response<Body>, Denied> {
+    let publication = Publication::from(body::<Wanted>(request, EXPECTED).await?);
+    let id = publication.id();
+    api.door.publish(publication).await?;
+    Ok(json(StatusCode::OK, &value!({ "id": id })))
+}
+
+pub(super) async fn unpublish(api: &Api, request: &Request<Incoming>) -> Result<Response<Body>, Denied> {
+    let target_path = query(request, &["targetPath"])?.remove("targetPath");
+    let target_path = target_path.ok_or_else(|| Denied::Invalid("which one? give ?targetPath=PATH".into()))?;
+    api.door.unpublish(target_path).await?;
+    Ok(json(StatusCode::OK, &value!({})))
+}

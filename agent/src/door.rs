@@ -1,0 +1,62 @@
+//! Where requests come in, kubelet's and those of the agent's own socket alike: checked, then put to the loop.
+
+use moorline_shared::publication::{Pod, Publication, check_target_path};
+use moorline_shared::report::Report;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::reconcile::{Denied, Event, Reply};
+
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// The directory below which kubelet wants volumes.
+    pods: String,
+    events: mpsc::Sender<Event>,
+}
+
+impl Door {
+    pub(crate) fn new(pods: String, events: mpsc::Sender<Event>) -> Self {
+        Self { pods, events }
+    }
+
+    /// Returns when the volume is there, or can't be there yet, or may not be. The same call may be made again at any
+    /// time, and finds what was done meanwhile.
+    pub(crate) async fn publish(&self, publication: Publication) -> Result<(), Denied> {
+        self.check(&publication.target_path)?;
+        let Pod { namespace, name, uid } = &publication.pod;
+        if [namespace, name, uid].iter().any(|part| part.is_empty()) {
+            return Err(Denied::Invalid("the pod's namespace, name and uid must all be given".into()));
+        }
+        self.ask(|reply| Event::Publish(publication, reply)).await
+    }
+
+    /// Returns when the volume is gone, or is not gone yet; one that never was is gone.
+    pub(crate) async fn unpublish(&self, target_path: String) -> Result<(), Denied> {
+        self.check(&target_path)?;
+        self.ask(|reply| Event::Unpublish { target_path, reply }).await
+    }
+
+    pub(crate) async fn report(&self) -> Result<Report, Denied> {
+        let (reply, report) = oneshot::channel();
+        self.events.send(Event::Report(reply)).await.map_err(|_| stopping())?;
+        let blind = || Denied::Unavailable("the agent could not look at its host; its log says why".into());
+        report.await.map_err(|_| blind())
+    }
+
+    pub(crate) async fn send(&self, event: Event) -> Result<(), Denied> {
+        self.events.send(event).await.map_err(|_| stopping())
+    }
+
+    fn check(&self, target_path: &str) -> Result<(), Denied> {
+        check_target_path(target_path, &self.pods).map_err(|error| Denied::Invalid(error.to_string()))
+    }
+
+    async fn ask(&self, event: impl FnOnce(Reply) -> Event) -> Result<(), Denied> {
+        let (reply, answer) = oneshot::channel();
+        self.send(event(reply)).await?;
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+fn stopping() -> Denied {
+    Denied::Unavailable("the agent is stopping; ask again".into())
+}
