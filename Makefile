@@ -9,11 +9,12 @@ export RUSTFLAGS := -C target-feature=+crt-static
 export MOORLINE_BIN := $(CURDIR)/$(BIN)/moorline
 export MOORLINE_APP := $(CURDIR)/$(BIN)/app
 
-.PHONY: help demo test lint setup build unit lab kubernetes
+.PHONY: help demo test soak lint setup build unit lab kubernetes
 
 help:
 	@echo 'make demo        see moorline work: a pod, a share, a tunnel, a death (under a minute after the build)'
 	@echo 'make test        every test: unit, lab (real NFS), Kubernetes (real API server and kubelet)'
+	@echo 'make soak        the whole fault matrix'
 	@echo 'make lint        format, clippy, licences and bans'
 	@echo 'make unit|lab|kubernetes   one area of the tests'
 
@@ -23,7 +24,7 @@ demo: setup build
 test: setup build
 	@tests/area begin
 	@tests/area unit 300 $(MAKE) --no-print-directory unit
-	@tests/area lab 600 $(MAKE) --no-print-directory lab
+	@tests/area lab 900 $(MAKE) --no-print-directory lab
 	@tests/area kubernetes 1080 $(MAKE) --no-print-directory kubernetes
 	@tests/area end
 
@@ -43,6 +44,10 @@ lab: build
 kubernetes: build
 	@tests/kube/run smoke
 	@PEERS=1 tests/kube/run one-death
+
+# The whole fault matrix, for under an hour; what every run has of it is in `make lab`.
+soak: setup build
+	@$(BIN)/lab run --soak --limit 3500 --keep
 
 lint:
 	@tests/lint

@@ -67,7 +67,7 @@ struct Run {
     #[arg(long, default_value = "target/lab")]
     folder: PathBuf,
     /// Seconds until the watchdog ends everything
-    #[arg(long, default_value_t = 420)]
+    #[arg(long, default_value_t = 1200)]
     limit: u64,
     /// Scenarios at once
     #[arg(long, default_value_t = 4)]
