@@ -8,7 +8,9 @@ use std::time::Duration;
 use moorline_sys::namespace;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+
+use crate::reconcile::Clock;
 
 /// From the end of one question to the next.
 pub(crate) const PAUSE: Duration = Duration::from_millis(500);
@@ -24,20 +26,20 @@ pub(crate) struct Question {
 
 impl Question {
     /// Asks once, and says how long the answer took. Any well-formed answer to our call is a sign of life.
-    pub(crate) async fn ask(&self) -> io::Result<Duration> {
-        timeout(self.patience, self.call_null()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    pub(crate) async fn ask(&self, clock: &Clock) -> io::Result<Duration> {
+        timeout(self.patience, self.call_null(clock)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
-    async fn call_null(&self) -> io::Result<Duration> {
+    async fn call_null(&self, clock: &Clock) -> io::Result<Duration> {
         let socket = namespace::tcp_socket(&self.namespace, self.server.is_ipv6())?;
         let mut stream = TcpSocket::from_std_stream(socket).connect(SocketAddr::new(self.server, NFS_PORT)).await?;
         let call = null_call();
-        let asked = Instant::now();
+        let asked = clock();
         stream.write_all(&call).await?;
         let mut reply = [0; 12];
         stream.read_exact(&mut reply).await?;
         if is_reply_to(&call, &reply) {
-            Ok(asked.elapsed())
+            Ok(clock().saturating_sub(asked))
         } else {
             Err(io::Error::new(io::ErrorKind::InvalidData, "no RPC reply"))
         }

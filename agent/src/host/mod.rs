@@ -107,7 +107,7 @@ impl Host {
         publications: &BTreeMap<PublicationId, Publication>,
         containers: bool,
     ) -> io::Result<Observed> {
-        let seen = observe::observe(&self.paths, &*self.table.mounts()?, publications, containers)?;
+        let seen = observe::observe(&self.paths, &self.table.mounts()?, publications, containers)?;
         let tunnel = |id: &NamespaceId| match () {
             // Fenced is what is marked and has stopped: before that, a packet may still leave.
             () if seen.fenced.contains(id) && !self.tunnels.has(id) => Tunnel::Fenced,

@@ -9,7 +9,7 @@ use moorline_shared::observed::{Liveness, Observed, Server, Tunnel};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::{Event, Reconciler};
+use super::{Clock, Event, Reconciler};
 use crate::host::Host;
 use crate::paths;
 use crate::probe::{PAUSE, Question};
@@ -42,7 +42,10 @@ impl Reconciler {
                 patience: gateway.away_after / 2,
             };
             self.servers.insert(id.clone(), Server::new(gateway.away_after, (self.clock)()));
-            self.probers.insert(id.clone(), tokio::spawn(ask_for_ever(question, id.clone(), self.events.clone())));
+            self.probers.insert(
+                id.clone(),
+                tokio::spawn(ask_for_ever(question, id.clone(), self.clock.clone(), self.events.clone())),
+            );
         }
     }
 
@@ -121,9 +124,9 @@ async fn look_for_ever(host: &Host, superblock: &SuperblockId, events: &mpsc::Se
     }
 }
 
-async fn ask_for_ever(question: Question, namespace: NamespaceId, events: mpsc::Sender<Event>) {
+async fn ask_for_ever(question: Question, namespace: NamespaceId, clock: Clock, events: mpsc::Sender<Event>) {
     loop {
-        let answer = question.ask().await;
+        let answer = question.ask(&clock).await;
         if let Err(error) = &answer {
             debug!(%namespace, "no answer from {}: {error}", question.server);
         }

@@ -185,9 +185,9 @@ impl Lab {
         let known = self.pod.events().len();
         eventually(&format!("{path} is well"), RETURN, || {
             let events = self.pod.events();
-            let mine = events.iter().skip(known).filter(|event| event.path == path && event.op != Op::Sync);
+            let mut mine = events.iter().skip(known).filter(|event| event.path == path && event.op != Op::Sync);
             let in_a_row = mine.clone().rev().take_while(|event| event.succeeded()).count();
-            if in_a_row >= 3 { Ok(()) } else { Err(mine.last().cloned()) }
+            if in_a_row >= 3 { Ok(()) } else { Err(mine.next_back().cloned()) }
         });
     }
 
