@@ -52,7 +52,7 @@ define! {
     SERVER_UP: "moorline_server_up" Gauge of "" by ["gateway", "target"],
         "1 if the target's NFS server answers, 0 if it is away or has not answered yet";
     SERVER_PROBE: "moorline_server_probe_seconds" Gauge of "seconds" by ["gateway", "target"],
-        "How long the server took for its last answer: a new connection and an RPC that does nothing";
+        "How long the server took for its last answer, to an RPC that does nothing";
     SERVER_SILENCE: "moorline_server_silence_seconds" Gauge of "seconds" by ["gateway", "target"],
         "Since the server's last answer, or since it was first asked";
     TUNNEL_HANDSHAKE_AGE: "moorline_tunnel_handshake_age_seconds" Gauge of "seconds" by ["gateway", "target"],
@@ -76,9 +76,9 @@ define! {
         "From a volume's first request until it is there, waiting for its server included";
 
     FAILOVERS: "moorline_failovers_total" Counter of "superblocks" by ["share"],
-        "Superblocks whose copies were moved to another target";
+        "Superblocks whose copies were moved: to another target, or to a new export of the same";
     COPIES_REPLACED: "moorline_copies_replaced_total" Counter of "mounts" by ["share"],
-        "Places, on the host and in containers, that were moved to another target";
+        "Places, on the host and in containers, that were moved so";
     ABORTS: "moorline_aborts_total" Counter of "superblocks" by ["share", "mode"],
         "Superblocks whose waiting calls were ended with an error; of a read-write one, what was not synced is lost";
     FENCES: "moorline_fences_total" Counter of "namespaces" by ["gateway", "target"],

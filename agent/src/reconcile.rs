@@ -264,12 +264,13 @@ impl Reconciler {
         self.setbacks.clear();
     }
 
-    /// All that matters now.
-    fn observe_what_matters(&self, now: Moment) -> std::io::Result<Observed> {
+    /// All that matters now, and if somebody watches all that there is to see.
+    fn observe_what_matters(&self, now: Moment, watched: bool) -> std::io::Result<Observed> {
+        if watched {
+            return self.observe(true);
+        }
         let observed = self.observe(false)?;
-        // Who watches wants to see all.
-        let all = self.window.is_watched() || plan::depends_on_containers(&self.desired, &observed, now);
-        if all { self.observe(true) } else { Ok(observed) }
+        if plan::depends_on_containers(&self.desired, &observed, now) { self.observe(true) } else { Ok(observed) }
     }
 
     /// With what containers hold, or without.
@@ -287,7 +288,8 @@ impl Reconciler {
 
     fn round(&mut self) {
         let now = (self.clock)();
-        let observed = match self.observe_what_matters(now) {
+        let watched = self.window.is_watched();
+        let observed = match self.observe_what_matters(now, watched) {
             Ok(observed) => observed,
             Err(error) => return error!("look at the host: {error}; trying again"),
         };
@@ -303,7 +305,9 @@ impl Reconciler {
         self.answer(&observed, now);
         self.tell_how_servers_are(&observed, now);
         self.tell_what_waits(&observed, now);
-        self.window.show(|| self.report(&observed));
+        if watched {
+            self.window.show(self.report(&observed));
+        }
         let steps = plan::plan(&self.desired, &observed, now);
         self.setbacks.retain(|step, _| steps.contains(step) || self.busy.contains_key(&step.lane()));
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();

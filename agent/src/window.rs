@@ -30,16 +30,13 @@ impl Window {
         }
     }
 
-    /// Makes a report only if somebody watches.
-    pub(crate) fn show(&self, report: impl FnOnce() -> Report) {
-        let watched = self.is_watched();
-        if watched || self.reports.borrow().is_some() {
-            self.reports.send_replace(watched.then(|| Arc::new(report())));
-        }
-    }
-
+    /// Whether anybody wants reports: they are dear to make.
     pub(crate) fn is_watched(&self) -> bool {
         self.reports.receiver_count() > 0
+    }
+
+    pub(crate) fn show(&self, report: Report) {
+        self.reports.send_replace(Some(Arc::new(report)));
     }
 
     pub(crate) fn reports(&self) -> watch::Receiver<Option<Arc<Report>>> {

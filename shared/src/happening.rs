@@ -36,6 +36,8 @@ pub enum Happening {
     ServerAway { namespace: NamespaceId, silent: Duration },
     /// A share that pods use is not served, or its I/O blocks; the reason names the likely cure.
     ShareWaits { share: Name, reason: String },
+    /// Its server answers and does not know its root any more: the export was replaced or removed.
+    ShareStale { share: Name },
     /// It is served again.
     ShareServed { share: Name },
     /// A network namespace that leads to one target was made.
@@ -48,7 +50,7 @@ pub enum Happening {
     NamespaceRemoved { namespace: NamespaceId },
     /// A superblock of the kernel's NFS client was made.
     Mounted { superblock: SuperblockId },
-    /// What pods saw of `old` they see of `new`: another target serves them.
+    /// What pods saw of `old` they see of `new`: another target serves them, or the same one a new export.
     FailedOver { old: SuperblockId, new: SuperblockId },
     /// What waits in a superblock is ended with an error, and so is what comes, until nobody holds it any more. The
     /// publication is the one whose own it is: what that pod wrote and did not sync is lost.
@@ -73,6 +75,7 @@ pub enum Kind {
     ServerAlive,
     ServerAway,
     ShareWaits,
+    ShareStale,
     ShareServed,
     NamespaceMade,
     TunnelAttached,
@@ -125,6 +128,7 @@ impl Happening {
             Self::ServerAlive { .. } => Kind::ServerAlive,
             Self::ServerAway { .. } => Kind::ServerAway,
             Self::ShareWaits { .. } => Kind::ShareWaits,
+            Self::ShareStale { .. } => Kind::ShareStale,
             Self::ShareServed { .. } => Kind::ShareServed,
             Self::NamespaceMade { .. } => Kind::NamespaceMade,
             Self::TunnelAttached { .. } => Kind::TunnelAttached,
@@ -144,6 +148,7 @@ impl Happening {
             Self::Withdrawn { .. }
             | Self::ServerAway { .. }
             | Self::ShareWaits { .. }
+            | Self::ShareStale { .. }
             | Self::Fenced { .. }
             | Self::StepFailed { .. } => Gravity::Warning,
             Self::Aborting { superblock, .. } if superblock.user != User::ReadOnly => Gravity::Warning,
@@ -168,7 +173,7 @@ impl Happening {
     pub fn share(&self) -> Option<&Name> {
         let superblock = || self.superblock().map(|superblock| &superblock.share);
         match self {
-            Self::ShareWaits { share, .. } | Self::ShareServed { share } => Some(share),
+            Self::ShareWaits { share, .. } | Self::ShareStale { share } | Self::ShareServed { share } => Some(share),
             _ => self.publication().map(|publication| &publication.share).or_else(superblock),
         }
     }
@@ -238,6 +243,9 @@ impl fmt::Display for Happening {
                 silent.as_secs_f64()
             ),
             Self::ShareWaits { reason, .. } => f.write_str(reason),
+            Self::ShareStale { share } => {
+                write!(f, "Share {share} is stale: its server does not know its root any more; is it exported again?")
+            }
             Self::ShareServed { share } => write!(f, "Share {share} is served"),
             Self::NamespaceMade { namespace } => write!(f, "made the network namespace {namespace}"),
             Self::TunnelAttached { namespace } => write!(f, "attached the tunnel of {namespace}"),

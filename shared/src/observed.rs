@@ -146,8 +146,7 @@ impl Server {
             self.alive_since = now;
         }
         self.round_trip = Some(self.round_trip.map_or(took, |shortest| shortest.min(took)));
-        self.answered_in = Some(took);
-        (self.last_answer, self.misses) = (Some(now), 0);
+        (self.last_answer, self.answered_in, self.misses) = (Some(now), answer, 0);
     }
 
     /// How long it has been away for certain: never longer than it was.

@@ -93,7 +93,7 @@ pub struct TunnelReport {
     pub received_bytes: u64,
     /// Whether the NFS server behind it answers.
     pub server: ServerState,
-    /// How long its last answer took, a new connection included.
+    /// How long its last answer took.
     pub answered_in: Option<Duration>,
     /// Since its last answer, or since it was first asked.
     pub silent_for: Option<Duration>,

@@ -31,6 +31,25 @@ spec:
     yaml
 }
 
+/// The same without a tunnel: the node's own network leads to the sites.
+pub fn direct_gateway(name: &str, shared_data: bool, sites: &[&Site]) -> String {
+    let mut yaml = format!(
+        "apiVersion: moorline.io/v1alpha1
+kind: Gateway
+metadata: {{name: {name}}}
+spec:
+  path: direct
+  sharedData: {shared_data}
+  targets:
+"
+    );
+    for site in sites {
+        // Writing to a String cannot fail.
+        let _ = writeln!(yaml, "  - {{name: {}, server: {}}}", site.name(), site.direct_server());
+    }
+    yaml
+}
+
 /// A Share that pods of the namespace `training` may use.
 pub fn share(name: &str, gateway: &str, access: &str) -> String {
     share_of(name, gateway, name, access)

@@ -126,6 +126,11 @@ impl Site {
         format!("10.90.{}.1", self.number)
     }
 
+    /// Its NFS server's address outside the tunnel.
+    pub fn direct_server(&self) -> String {
+        outer(self.number, 1)
+    }
+
     pub fn public_key(&self) -> &str {
         &self.key.public
     }

@@ -3,7 +3,6 @@ use std::fs;
 use std::path::Path;
 
 use moorline_shared::health::Health;
-use moorline_shared::plan::Tuning;
 use moorline_shared::report::{MountReport, PublicationReport, PublicationState, ShareReport, TunnelReport};
 
 use super::*;
@@ -30,8 +29,7 @@ fn full_report() -> Report {
             name: "data".into(),
             gateway: "gw".into(),
             access: "ReadOnly".into(),
-            policy: "hard".to_owned(),
-
+            policy: "hard".into(),
             target: Some("a".into()),
             publications: 1,
             waiting: None,
@@ -61,7 +59,7 @@ fn full_report() -> Report {
 
 fn full_page() -> String {
     let metrics = Metrics::default();
-    metrics.step_failed(&Step::Mount("data.1@gw.a.2@ro".parse().unwrap(), Tuning { readahead: 4096, nconnect: 1 }));
+    metrics.step_failed(&Step::Fence("gw.a.1".parse().unwrap()));
     metrics.published_after(Duration::from_millis(30));
     let (old, new) = ("data.1@gw.a.1@ro".parse().unwrap(), "data.2@gw.a.2@ro".parse().unwrap());
     metrics.count(&Happening::FailedOver { old, new });
@@ -126,7 +124,7 @@ fn values_are_those_of_the_report_and_the_counts() {
         "moorline_publications{share=\"data\",mode=\"read-only\",state=\"Published\"} 1",
         "moorline_failovers_total{share=\"data\"} 1",
         "moorline_aborts_total{share=\"data\",mode=\"read-write\"} 0",
-        "moorline_step_failures_total{step=\"mount\"} 1",
+        "moorline_step_failures_total{step=\"fence\"} 1",
         "moorline_publish_duration_seconds_bucket{le=\"0.025\"} 0",
         "moorline_publish_duration_seconds_bucket{le=\"0.05\"} 1",
         "moorline_loop_round_age_seconds 0.4",

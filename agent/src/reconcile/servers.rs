@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Liveness, Observed, Server, Tunnel};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{Clock, Event, Reconciler};
 use crate::host::Host;
@@ -55,8 +56,7 @@ impl Reconciler {
         let Some(server) = self.servers.get_mut(namespace) else { return false };
         let before = server.liveness(now);
         server.asked(now, answer);
-        let after = server.liveness(now);
-        before != after
+        before != server.liveness(now)
     }
 }
 
@@ -98,7 +98,7 @@ impl Reconciler {
         let changed = self.stale.contains(&which) != stale;
         if stale {
             if changed {
-                warn!(share = %which.0, "is stale: its server does not know its root any more");
+                self.tell(&Happening::ShareStale { share: which.0.clone() });
             }
             self.stale.insert(which);
         } else {

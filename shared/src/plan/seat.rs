@@ -47,7 +47,7 @@ impl Waiting {
                 "Share {name} waits: its server is away, and no other target of Gateway {gateway} answers; I/O blocks until one does"
             ),
             Self::Moving => format!(
-                "Share {name} is moving to another target of Gateway {gateway}: I/O blocks until its mounts there are made"
+                "Share {name} is being mounted anew from a target of Gateway {gateway}, since its server is away or stale: I/O blocks or fails until that is done"
             ),
             Self::CannotFence => format!(
                 "Share {name} waits: its server is away, Gateway {gateway} is direct, and this kernel can't keep unwritten data from the old server (that needs Linux 6.4); a ReadWrite share stays where it is, and I/O blocks until the server is back"

@@ -7,6 +7,7 @@ mod api;
 mod bad_input;
 mod copies;
 mod deletion;
+mod direct;
 mod failover;
 mod faults;
 mod newer;
@@ -56,6 +57,7 @@ pub const ALL: &[Scenario] = &[
     scenario("published_by_the_api_over_a_crash", 180, api::published_by_the_api_over_a_crash),
     scenario("a_json_log_is_json_and_holds_no_key", 180, api::a_json_log_is_json_and_holds_no_key),
     scenario("health_is_what_the_loop_does", 180, api::health_is_what_the_loop_does),
+    scenario("a_direct_gateway_fails_over", 150, direct::a_direct_gateway_fails_over).on_both(),
     scenario("read_write_waits_without_shared_data", 120, failover::read_write_waits_without_shared_data),
     scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed).on_both(),
     scenario("writer_stuck_in_fsync_goes_with_its_pod", 180, deletion::writer_stuck_in_fsync).on_both(),
