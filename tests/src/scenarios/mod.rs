@@ -121,11 +121,11 @@ matrix! {
     Blackhole "blackhole" ["bounded_rw" "soft_ro"];
     HostAway "host_away" ["hard_rw" "bounded_ro"];
     NetworkLost "network_lost" ["soft_rw"];
-    GoneForGood "gone_for_good" ["bounded_rw" "soft_ro"];
-    ExportReplaced "export_replaced" ["hard_ro" "soft_rw"];
-    ExportRemoved "export_removed" ["bounded_ro" "hard_rw"];
+    GoneForGood "gone_for_good" ["bounded_rw"];
+    ExportReplaced "export_replaced" ["soft_rw"];
+    ExportRemoved "export_removed" ["hard_ro"];
     PodDeleted "pod_deleted" ["soft_rw"];
-    ServerRestarted "server_restarted" ["hard_rw" "soft_ro"];
+    ServerRestarted "server_restarted" ["hard_rw"];
     AgentKilled "agent_killed" ["bounded_rw"];
 }
 
