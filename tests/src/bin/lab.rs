@@ -55,6 +55,9 @@ enum Sub {
 struct Run {
     /// Only scenarios whose name contains this
     filter: Option<String>,
+    /// No scenario whose name contains this
+    #[arg(long)]
+    skip: Option<String>,
     /// The agent's static executable
     #[arg(long, env = "MOORLINE_BIN")]
     moorline: Option<PathBuf>,
@@ -92,6 +95,8 @@ struct Run {
 #[derive(Debug, clap::Args)]
 struct Inside {
     filter: Option<String>,
+    #[arg(long)]
+    skip: Option<String>,
     #[arg(long)]
     kit: PathBuf,
     #[arg(long)]
@@ -141,6 +146,7 @@ fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
     let mut arguments = vec![format!("--jobs={}", options.jobs)];
     arguments.extend(io::IsTerminal::is_terminal(&io::stdout()).then(|| "--color".into()));
     arguments.extend(options.filter.clone());
+    arguments.extend(options.skip.as_ref().map(|skip| format!("--skip={skip}")));
     arguments.extend(options.soak.then(|| "--soak".into()));
     arguments.extend(demo.then(|| "--demo".into()));
     let what = if demo { "the demo runs" } else { "scenarios run" };
@@ -210,6 +216,7 @@ fn inside(options: Inside) -> io::Result<ExitCode> {
     }
     let arguments = Arguments {
         filter: options.filter,
+        skip: options.skip.into_iter().collect(),
         test_threads: Some(options.jobs),
         color: Some(if options.color { ColorSetting::Always } else { ColorSetting::Never }),
         ..Arguments::default()
