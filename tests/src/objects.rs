@@ -11,17 +11,8 @@ pub const KEYS: &str = "/etc/moorline-keys";
 /// A Gateway over these sites, the failover order. The node has a key and an address for two: `gw` and `solo`.
 pub fn gateway(name: &str, shared_data: bool, sites: &[&Site]) -> String {
     let inner = if name == "solo" { SOLO_INNER } else { INNER };
-    let mut yaml = format!(
-        "apiVersion: moorline.io/v1alpha1
-kind: Gateway
-metadata: {{name: {name}}}
-spec:
-  path: tunnel
-  sharedData: {shared_data}
-  tunnel: {{address: {inner}, privateKeyFile: {KEYS}/{name}.key, mtu: 1420}}
-  targets:
-"
-    );
+    let mut yaml = head(name, "tunnel", shared_data);
+    yaml += &format!("  tunnel: {{address: {inner}, privateKeyFile: {KEYS}/{name}.key, mtu: 1420}}\n  targets:\n");
     for site in sites {
         let (name, endpoint, key, server) = (site.name(), site.endpoint(), site.public_key(), site.server());
         // Writing to a String cannot fail.
@@ -33,21 +24,25 @@ spec:
 
 /// The same without a tunnel: the node's own network leads to the sites.
 pub fn direct_gateway(name: &str, shared_data: bool, sites: &[&Site]) -> String {
-    let mut yaml = format!(
-        "apiVersion: moorline.io/v1alpha1
-kind: Gateway
-metadata: {{name: {name}}}
-spec:
-  path: direct
-  sharedData: {shared_data}
-  targets:
-"
-    );
+    let mut yaml = head(name, "direct", shared_data) + "  targets:\n";
     for site in sites {
         // Writing to a String cannot fail.
         let _ = writeln!(yaml, "  - {{name: {}, server: {}}}", site.name(), site.direct_server());
     }
     yaml
+}
+
+/// A Gateway as far as the way to its targets makes no difference.
+fn head(name: &str, path: &str, shared_data: bool) -> String {
+    format!(
+        "apiVersion: moorline.io/v1alpha1
+kind: Gateway
+metadata: {{name: {name}}}
+spec:
+  path: {path}
+  sharedData: {shared_data}
+"
+    )
 }
 
 /// A Share that pods of the namespace `training` may use.

@@ -34,7 +34,7 @@ pub(super) fn rounds(paths: &Paths, superblock: &SuperblockId) -> Result<(), Fai
     Ok(())
 }
 
-/// Ends the superblock of a base mount for good, where the kernel knows how to (Linux 6.5): whatever is still asked of it,
+/// Ends the superblock of a base mount for good, where the kernel knows how to (Linux 6.4): whatever is still asked of it,
 /// now and later, fails at once. False where the kernel does not.
 ///
 /// For one whose last mount is about to go: nothing is left then to abort it through, and descriptors that are still on it
@@ -53,7 +53,7 @@ pub(super) fn for_good(paths: &Paths, superblock: &SuperblockId) -> Result<bool,
         definite: false,
         message: format!("make a sysfs for the network namespace: {refusal}"),
     })?;
-    let switch = format!("fs/nfs/{}:{}/shutdown", mount.device.major, mount.device.minor);
+    let switch = format!("fs/nfs/{}/shutdown", mount.device);
     match rustix::fs::openat(&sysfs, &switch, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         Err(rustix::io::Errno::NOENT) => Ok(false),
         opened => opened

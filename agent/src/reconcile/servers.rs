@@ -58,9 +58,7 @@ impl Reconciler {
         server.asked(now, answer);
         before != server.liveness(now)
     }
-}
 
-impl Reconciler {
     /// One mount of each share in the epoch that is in force is looked at, as long as its server answers: all of them
     /// have one root.
     pub(super) fn look(&mut self, observed: &Observed) {
