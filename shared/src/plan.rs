@@ -213,7 +213,8 @@ impl<'a> View<'a> {
         }
         for old in self.observed.superblocks.iter().filter(|old| old.share == share.name && old.epoch < epoch) {
             let new = SuperblockId { epoch, namespace: namespace.clone(), ..old.clone() };
-            if self.observed.superblocks.contains(&new) && self.needed(&new) && self.seen_on_top(old) {
+            let there = self.observed.superblocks.contains(&new) && !self.observed.ending.contains(&new);
+            if there && self.needed(&new) && self.seen_on_top(old) {
                 steps.push(Step::Replace { old: old.clone(), new });
             }
         }

@@ -387,6 +387,21 @@ proptest! {
 }
 
 #[test]
+fn what_is_being_retired_takes_nobodys_place() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(1));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ExportReplaced(0));
+    let old = world.observed.superblocks.first().unwrap().clone();
+    let new = SuperblockId { epoch: old.epoch + 1, ..old.clone() };
+    world.observed.superblocks.insert(new.clone());
+    let replace = Step::Replace { old, new: new.clone() };
+    assert!(plan(&world.desired, &world.observed, world.now).contains(&replace));
+    world.observed.ending.insert(new);
+    assert!(!plan(&world.desired, &world.observed, world.now).contains(&replace));
+}
+
+#[test]
 fn a_dead_server_is_left_only_for_one_that_answers_and_writers_only_after_a_fence() {
     let mut world = World::new(true);
     for op in [Op::Publish(0), Op::Publish(2)] {
