@@ -111,6 +111,20 @@ pub enum Propagation {
     Private,
 }
 
+/// Whether the flags of a mount can be changed while nobody sees it: asked by a call that can't succeed, and that tells an
+/// older kernel, or a filter that does not know the call, by its error.
+pub fn can_change_attributes() -> io::Result<()> {
+    // SAFETY: the path is a NUL-terminated string, and a size of 0 makes the kernel refuse before it reads the attributes.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), libc::AT_EMPTY_PATH, std::ptr::null::<u8>(), 0usize)
+    };
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM) if result < 0 => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Adds flags to the mount behind a descriptor, detached or not. Flags that it has stay.
 pub fn restrict(mount: &OwnedFd, attributes: Attributes) -> io::Result<()> {
     set_attributes(mount.as_fd(), flags(attributes).bits().into(), 0)
@@ -133,6 +147,12 @@ pub fn make_unbindable(path: &Path) -> io::Result<()> {
 /// Detaches the topmost mount at `path` from the tree. It lives on where it is still in use.
 pub fn detach(path: &Path) -> io::Result<()> {
     Ok(unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// Takes the topmost mount at `path` away, unless a process uses it there or where it is seen through propagation: that is
+/// the error EBUSY.
+pub fn unmount_unused(path: &Path) -> io::Result<()> {
+    Ok(unmount(path, UnmountFlags::NOFOLLOW)?)
 }
 
 /// Ends with an error what is outstanding on the superblock of the mount at `path`. `pin` is a descriptor on that
