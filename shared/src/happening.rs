@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{NamespaceId, SuperblockId, User};
+use crate::id::{NamespaceId, SuperblockId};
 use crate::name::Name;
 use crate::plan::Step;
 use crate::publication::{Pod, Publication};
@@ -16,6 +16,8 @@ use crate::publication::{Pod, Publication};
 pub enum Happening {
     /// The agent began, and found what an earlier one left.
     Adopted { publications: usize },
+    /// What an earlier boot of the node left on record is forgotten: its mounts ended with it.
+    EarlierBoot { publications: usize },
     /// What the objects now say is in force.
     ObjectsRead { gateways: usize, shares: usize },
     /// A file, or what it says of one object, can't be taken; what it said before stays in force.
@@ -28,8 +30,18 @@ pub enum Happening {
     Withdrawn { publication: Publication, reason: String },
     /// A volume was given back: it is on record, and goes at once.
     Unpublishing(Publication),
+    /// What kubelet would have met of a volume is gone from the host: it need not wait for the volume's server.
+    Hidden(Publication),
     /// Nothing of the volume is left on the host.
     Unpublished(Publication),
+    /// The volume's pod is gone, and nobody gave the volume back: it goes.
+    Orphaned { publication: Publication, evidence: String },
+    /// The node shuts down, and waits so long for us at most.
+    ShuttingDown { within: Duration },
+    /// The node may go down: all is let go of, or the time is over.
+    LetGo { in_time: bool },
+    /// The node does not shut down after all: what was let go of comes back.
+    GoesOn,
     /// The server behind a network namespace answers, for the first time or again.
     ServerAlive { namespace: NamespaceId },
     /// It has not answered for so long that it counts as away.
@@ -65,13 +77,19 @@ pub enum Happening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     Adopted,
+    EarlierBoot,
     ObjectsRead,
     ObjectRefused,
     Publishing,
     Published,
     Withdrawn,
     Unpublishing,
+    Hidden,
     Unpublished,
+    Orphaned,
+    ShuttingDown,
+    LetGo,
+    GoesOn,
     ServerAlive,
     ServerAway,
     ShareWaits,
@@ -108,23 +126,30 @@ impl Happening {
             Step::RemoveNamespace(id) => Self::NamespaceRemoved { namespace: id.clone() },
             Step::Mount(id, _) => Self::Mounted { superblock: id.clone() },
             Step::Publish(_, id) => Self::Published { publication: publication?, superblock: id.clone() },
+            Step::Hide(_) => Self::Hidden(publication?),
             Step::Unpublish(_) => Self::Unpublished(publication?),
             Step::Replace { old, new } => Self::FailedOver { old: old.clone(), new: new.clone() },
             Step::Retire { superblock, abort } => Self::Retired { superblock: superblock.clone(), aborted: *abort },
-            Step::Abort(_) => return None,
+            Step::Abort(_) | Step::Flush(_) | Step::Detach(_) => return None,
         })
     }
 
     pub fn kind(&self) -> Kind {
         match self {
             Self::Adopted { .. } => Kind::Adopted,
+            Self::EarlierBoot { .. } => Kind::EarlierBoot,
             Self::ObjectsRead { .. } => Kind::ObjectsRead,
             Self::ObjectRefused { .. } => Kind::ObjectRefused,
             Self::Publishing(_) => Kind::Publishing,
             Self::Published { .. } => Kind::Published,
             Self::Withdrawn { .. } => Kind::Withdrawn,
             Self::Unpublishing(_) => Kind::Unpublishing,
+            Self::Hidden(_) => Kind::Hidden,
             Self::Unpublished(_) => Kind::Unpublished,
+            Self::Orphaned { .. } => Kind::Orphaned,
+            Self::ShuttingDown { .. } => Kind::ShuttingDown,
+            Self::LetGo { .. } => Kind::LetGo,
+            Self::GoesOn => Kind::GoesOn,
             Self::ServerAlive { .. } => Kind::ServerAlive,
             Self::ServerAway { .. } => Kind::ServerAway,
             Self::ShareWaits { .. } => Kind::ShareWaits,
@@ -146,17 +171,24 @@ impl Happening {
         match self {
             Self::ObjectRefused { .. } => Gravity::Error,
             Self::Withdrawn { .. }
+            | Self::LetGo { in_time: false }
             | Self::ServerAway { .. }
             | Self::ShareWaits { .. }
             | Self::ShareStale { .. }
             | Self::Fenced { .. }
             | Self::StepFailed { .. } => Gravity::Warning,
-            Self::Aborting { superblock, .. } if superblock.user != User::ReadOnly => Gravity::Warning,
+            Self::Aborting { superblock, .. } if superblock.user.writes() => Gravity::Warning,
             Self::Adopted { .. }
+            | Self::EarlierBoot { .. }
+            | Self::Orphaned { .. }
+            | Self::ShuttingDown { .. }
+            | Self::LetGo { in_time: true }
+            | Self::GoesOn
             | Self::ObjectsRead { .. }
             | Self::Publishing(_)
             | Self::Published { .. }
             | Self::Unpublishing(_)
+            | Self::Hidden(_)
             | Self::Unpublished(_)
             | Self::ServerAlive { .. }
             | Self::ShareServed { .. }
@@ -179,7 +211,7 @@ impl Happening {
     }
 
     pub fn pod(&self) -> Option<&Pod> {
-        self.publication().map(|publication| &publication.pod)
+        self.publication().filter(|publication| !publication.node).map(|publication| &publication.pod)
     }
 
     pub fn publication(&self) -> Option<&Publication> {
@@ -187,7 +219,9 @@ impl Happening {
             Self::Publishing(publication)
             | Self::Published { publication, .. }
             | Self::Withdrawn { publication, .. }
+            | Self::Orphaned { publication, .. }
             | Self::Unpublishing(publication)
+            | Self::Hidden(publication)
             | Self::Unpublished(publication) => Some(publication),
             Self::Aborting { publication, .. } => publication.as_ref(),
             _ => None,
@@ -227,6 +261,9 @@ impl fmt::Display for Happening {
             Self::Adopted { publications } => {
                 write!(f, "the agent begins; it adopts {publications} publications of an earlier one")
             }
+            Self::EarlierBoot { publications } => {
+                write!(f, "the node has booted since this was written down: {publications} publications are forgotten")
+            }
             Self::ObjectsRead { gateways, shares } => write!(f, "objects read: {gateways} Gateways, {shares} Shares"),
             Self::ObjectRefused { problem } => write!(f, "refused: {problem}; what was running goes on"),
             Self::Publishing(publication) => write!(f, "publishing {}", Volume(publication)),
@@ -235,7 +272,25 @@ impl fmt::Display for Happening {
             }
             Self::Withdrawn { publication, reason } => write!(f, "{} does not come: {reason}", Volume(publication)),
             Self::Unpublishing(publication) => write!(f, "unpublishing {}", Volume(publication)),
+            Self::Hidden(publication) => write!(
+                f,
+                "detached {} on the host: its pod is being deleted, and kubelet must not wait for a server that is away",
+                Volume(publication)
+            ),
             Self::Unpublished(publication) => write!(f, "unpublished {}", Volume(publication)),
+            Self::Orphaned { publication, evidence } => {
+                write!(f, "{} is an orphan and goes: {evidence}", Volume(publication))
+            }
+            Self::ShuttingDown { within } => write!(
+                f,
+                "the node shuts down and waits {:.1} s for us: nothing new is published, what is there is flushed and let go of",
+                within.as_secs_f64()
+            ),
+            Self::LetGo { in_time: true } => f.write_str("all mounts and tunnels are let go of; the node may go down"),
+            Self::LetGo { in_time: false } => f.write_str(
+                "the node goes down now; containers that still run hold mounts, and what they write from now on is lost (a longer InhibitDelayMaxSec in logind.conf gives them more time)",
+            ),
+            Self::GoesOn => f.write_str("the node does not shut down: volumes are published again"),
             Self::ServerAlive { namespace } => write!(f, "the server behind {namespace} answers"),
             Self::ServerAway { namespace, silent } => write!(
                 f,
@@ -257,10 +312,10 @@ impl fmt::Display for Happening {
             Self::FailedOver { old, new } => write!(f, "failed over: {new} is in the place of {old}"),
             Self::Aborting { superblock, .. } => {
                 write!(f, "ending what waits for a server that is given up, in {superblock}: calls get EIO")?;
-                match superblock.user {
-                    User::ReadOnly => Ok(()),
-                    User::ReadWrite(_) => f.write_str(", and what was written and not yet synced is lost"),
+                if superblock.user.writes() {
+                    f.write_str(", and what was written and not yet synced is lost")?;
                 }
+                Ok(())
             }
             Self::Retired { superblock, aborted: false } => write!(f, "retired {superblock}"),
             Self::Retired { superblock, aborted: true } => write!(f, "aborted and retired {superblock}"),
@@ -274,9 +329,17 @@ struct Volume<'a>(&'a Publication);
 
 impl fmt::Display for Volume<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Publication { share, read_only, pod, .. } = self.0;
+        let Publication { share, sub_path, read_only, pod, node, target_path, .. } = self.0;
         let mode = if *read_only { "read-only" } else { "read-write" };
-        write!(f, "Share {share} ({mode}) for pod {}/{}", pod.namespace, pod.name)
+        match sub_path {
+            None => write!(f, "Share {share} ({mode})")?,
+            Some(sub_path) => write!(f, "{sub_path} of Share {share} ({mode})")?,
+        }
+        if *node {
+            write!(f, " for the node, at {target_path}")
+        } else {
+            write!(f, " for pod {}/{}", pod.namespace, pod.name)
+        }
     }
 }
 
@@ -323,12 +386,15 @@ fn superblock_of(step: &Step) -> Option<&SuperblockId> {
         Step::Mount(id, _)
         | Step::Publish(_, id)
         | Step::Replace { new: id, .. }
+        | Step::Flush(id)
         | Step::Abort(id)
         | Step::Retire { superblock: id, .. } => Some(id),
         Step::MakeNamespace(_)
         | Step::AttachTunnel(_)
         | Step::Fence(_)
         | Step::RemoveNamespace(_)
+        | Step::Hide(_)
+        | Step::Detach(_)
         | Step::Unpublish(_) => None,
     }
 }
@@ -344,6 +410,9 @@ pub fn action(step: &Step) -> &'static str {
         Step::Publish(..) => "publish",
         Step::Replace { .. } => "replace",
         Step::Abort(_) => "abort",
+        Step::Hide(_) => "hide",
+        Step::Flush(_) => "flush",
+        Step::Detach(_) => "detach",
         Step::Unpublish(_) => "unpublish",
         Step::Retire { .. } => "retire",
     }
@@ -358,8 +427,10 @@ mod tests {
             volume_id: "v".into(),
             target_path: "/var/lib/kubelet/pods/u/volumes/v/mount".into(),
             share: "ckpt".parse().unwrap(),
+            sub_path: None,
             read_only: false,
             pod: Pod { namespace: "training".into(), name: "job".into(), uid: "u".into() },
+            node: false,
             wanted: true,
         }
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::name::Name;
+use crate::share::Access;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} does not name {1}")]
@@ -39,6 +40,18 @@ pub enum User {
     ReadOnly,
     /// This read-write publication alone.
     ReadWrite(PublicationId),
+    /// The share's node mount: whoever uses the node's own file system, all together.
+    Node(Access),
+}
+
+impl User {
+    /// It may leave something unwritten.
+    pub fn writes(self) -> bool {
+        match self {
+            Self::ReadOnly | Self::Node(Access::ReadOnly) => false,
+            Self::ReadWrite(_) | Self::Node(Access::ReadWrite) => true,
+        }
+    }
 }
 
 /// A superblock of the kernel's NFS client, held by a mount of our own. The share's highest epoch is the one in force.
@@ -117,6 +130,8 @@ impl fmt::Display for SuperblockId {
         match self.user {
             User::ReadOnly => f.write_str("ro"),
             User::ReadWrite(publication) => write!(f, "{publication}"),
+            User::Node(Access::ReadOnly) => f.write_str("node-ro"),
+            User::Node(Access::ReadWrite) => f.write_str("node-rw"),
         }
     }
 }
@@ -131,6 +146,8 @@ impl FromStr for SuperblockId {
             let namespace = parts.next()?.parse().ok()?;
             let user = match parts.next()? {
                 "ro" => User::ReadOnly,
+                "node-ro" => User::Node(Access::ReadOnly),
+                "node-rw" => User::Node(Access::ReadWrite),
                 publication => User::ReadWrite(publication.parse().ok()?),
             };
             let id = Self { share: share.parse().ok()?, epoch: epoch.parse().ok()?, namespace, user };
@@ -164,7 +181,9 @@ mod tests {
 
     #[test]
     fn ids_survive_the_round_trip_through_file_names() {
-        for text in ["data.1@gw.a.1@ro", "data.12@gw-2.b.3@00ff00ff00ff00ff"] {
+        for text in
+            ["data.1@gw.a.1@ro", "data.2@gw.a.1@node-ro", "data.3@gw.a.1@node-rw", "data.12@gw-2.b.3@00ff00ff00ff00ff"]
+        {
             assert_eq!(text.parse::<SuperblockId>().unwrap().to_string(), text);
         }
         let publication = PublicationId::of("/var/lib/kubelet/pods/1/volumes/kubernetes.io~csi/v/mount");

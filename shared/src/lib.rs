@@ -1,16 +1,19 @@
 //! What moorline knows without touching anything: the objects people write, the plan that follows from them,
 //! and the report that comes back. No I/O, no clock, no randomness, no runtime.
 
+pub mod client;
 pub mod gateway;
 pub mod happening;
 pub mod health;
 pub mod id;
 pub mod key;
 pub mod name;
+pub mod node_mount;
 pub mod objects;
 pub mod observed;
 pub mod plan;
 pub mod publication;
 pub mod report;
 pub mod share;
+pub mod sub_path;
 pub mod yaml;

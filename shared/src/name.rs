@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -9,9 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[error("{0:?} is no name: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit")]
 pub struct NameError(String);
 
-/// A DNS label, as Kubernetes names are. It holds no '.', '@' or '/', so that names can be joined in file names.
+/// A DNS label, as Kubernetes names are. It holds no '.', '@' or '/', so that names can be joined in file names. Copied in each
+/// round for each volume, so a copy is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 impl Name {
     pub fn as_str(&self) -> &str {
@@ -27,7 +29,7 @@ impl FromStr for Name {
         let bytes = text.as_bytes();
         let inner = bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
         if inner && bytes.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(NameError(text.to_owned()))
         }

@@ -58,8 +58,15 @@ impl Objects {
                     format!("there is no Gateway {}; there are: [{}]", share.gateway, known.join(", ")),
                 ));
                 next.shares.extend(old.map(|old| (name.clone(), old.clone())));
+            } else if let Some(other) = next.shares.values().find(|other| overlap(other, share)) {
+                let message = format!(
+                    "is where Share {} is mounted on the node, or above or below that: choose another place",
+                    other.name
+                );
+                problems.push(located.problem("spec.nodeMount", message));
+                next.shares.extend(old.map(|old| (name.clone(), old.clone())));
             } else if let Some(old) = old.filter(|old| !same_mount(old, share)) {
-                problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export, access, policy and mountOptions can't change under running pods (after and namespaces can); add a Share of another name")));
+                problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export, access, policy and mountOptions can't change under its users (after, namespaces and nodeMount can); add a Share of another name")));
                 next.shares.insert(name.clone(), old.clone());
             } else {
                 next.shares.insert(name.clone(), share.clone());
@@ -95,6 +102,11 @@ impl Objects {
             }
         }
     }
+}
+
+/// One's node mount would hide the other's.
+fn overlap(one: &Share, other: &Share) -> bool {
+    one.node_mount.as_ref().zip(other.node_mount.as_ref()).is_some_and(|(one, other)| one.overlaps(other))
 }
 
 /// Nothing that a mount is made with differs. How long a bounded one may wait is the agent's to know, and may change.
@@ -196,6 +208,25 @@ mod tests {
         let (objects, _) = revise(&Objects::default(), &(gateway("10.0.0.1") + &share("/data", "['*']")), false);
         let text = serde_json::to_string(&objects).unwrap();
         assert_eq!(serde_json::from_str::<Objects>(&text).unwrap(), objects);
+    }
+
+    #[test]
+    fn of_two_node_mounts_at_one_place_the_second_is_refused() {
+        let with = |name: &str, place: &str| {
+            share("/data", "[a]")
+                .replace("name: data", &format!("name: {name}"))
+                .replace("access:", &format!("nodeMount: {place}, access:"))
+        };
+        let text = gateway("10.0.0.1") + &with("data", "/mnt/a");
+        let (next, problems) = revise(&Objects::default(), &(text.clone() + &with("more", "/mnt/a/b")), false);
+        assert_eq!((next.shares.len(), problems.len()), (1, 1), "{problems:?}");
+        assert!(problems[0].contains("spec.nodeMount: is where Share data is mounted"), "{problems:?}");
+        let (next, problems) = revise(&Objects::default(), &(text + &with("more", "/mnt/ab")), false);
+        assert_eq!((next.shares.len(), problems.len()), (2, 0), "{problems:?}");
+        // In use, and moved to another place.
+        let (moved, problems) = revise(&next, &(gateway("10.0.0.1") + &with("data", "/mnt/b")), true);
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(moved.shares.values().next().unwrap().node_mount, "/mnt/b".parse().ok());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use crate::name::Name;
+use crate::plan::Flush;
+use crate::publication::Publication;
 
 /// Time since an origin of the caller's choosing: the planner reads no clock.
 pub type Moment = Duration;
@@ -17,6 +19,10 @@ pub struct Observed {
     pub servers: BTreeMap<NamespaceId, Server>,
     /// Superblocks that a base mount of ours holds.
     pub superblocks: BTreeSet<SuperblockId>,
+    /// Directories that are there for superblocks that are not: whoever made or retired them was cut short.
+    pub husks: BTreeSet<SuperblockId>,
+    /// Superblocks that may have been ended for good already: there is nothing left to do with them but to retire them.
+    pub given_up: BTreeSet<SuperblockId>,
     /// Superblocks that steps under way mount or put somewhere: they may be about to show up.
     pub beginning: BTreeSet<SuperblockId>,
     /// Superblocks that steps under way retire: they may be out of the mount table while the kernel still speaks to
@@ -24,18 +30,27 @@ pub struct Observed {
     pub ending: BTreeSet<SuperblockId>,
     /// What is mounted at a publication's target on the host, lowest first.
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
+    /// Publications that kubelet meets on the host: at their target, or where a subPath of them is bound.
+    pub shown: BTreeSet<PublicationId>,
+    /// What is mounted of ours in kubelet's directories of pods and is no publication on record: sub paths, and what a
+    /// lost record has left. As the publications that they would be.
+    pub strays: BTreeMap<PublicationId, Publication>,
     /// Copies of superblocks of ours in containers.
     pub copies: BTreeMap<SuperblockId, Copies>,
     /// Who is in the containers of a read-write publication; none where nobody is.
     pub occupants: BTreeMap<PublicationId, Occupants>,
     pub pods: Pods,
+    /// Pods that were among them and are no more, as when somebody has forced a deletion.
+    pub gone: BTreeSet<String>,
     /// Shares in an epoch whose server answers that it does not know their root any more: the export was replaced or
-    /// taken away.
-    pub stale: BTreeSet<(Name, u32)>,
+    /// taken away. Since when that was seen.
+    pub stale: BTreeMap<(Name, u32), Moment>,
     /// Shares that a target refused to let us mount a moment ago, though it answers.
     pub unmountable: BTreeSet<(Name, TargetId)>,
     /// The kernel can end a superblock for good (Linux 6.4).
     pub can_shut_down: bool,
+    /// How the last flush of each superblock went, since the node began to shut down.
+    pub flushed: BTreeMap<SuperblockId, Flush>,
 }
 
 /// The processes of containers, judged by the one that is furthest from its end.
@@ -55,6 +70,8 @@ pub struct Pods {
     pub known: BTreeMap<String, Option<Deletion>>,
     /// A pod that is not among them is no more.
     pub complete: bool,
+    /// Who speaks of them is heard at the moment: one that was made lately is among them as well.
+    pub heard: bool,
 }
 
 /// A pod's way out: from when it was asked to end until its grace period is over.
@@ -87,6 +104,8 @@ pub struct Copies {
     pub all: u32,
     /// Those that nothing is mounted over: what the application sees.
     pub on_top: u32,
+    /// Those that stay where they are when the publication is detached: not what comes and goes with the host's.
+    pub bound: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

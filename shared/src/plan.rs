@@ -2,7 +2,10 @@
 //! once; what follows from it is planned when the next round has seen it done. Applied twice, it does nothing twice.
 
 mod ending;
+mod jitter;
+mod orphan;
 mod seat;
+mod shutdown;
 mod step;
 mod tuning;
 
@@ -17,7 +20,10 @@ use crate::observed::{Layer, Liveness, Moment, Observed, Tunnel};
 use crate::publication::Publication;
 use crate::share::{Access, Share};
 
+pub use jitter::Jitter;
+pub use orphan::{Traces, evidence_of_its_end};
 pub use seat::{Seat, Waiting};
+pub use shutdown::{Flush, Shutdown};
 pub use step::{Lane, Step, note_under_way};
 pub use tuning::Tuning;
 
@@ -25,6 +31,9 @@ pub use tuning::Tuning;
 pub struct Desired {
     pub objects: Objects,
     pub publications: BTreeMap<PublicationId, Publication>,
+    pub jitter: Jitter,
+    /// The node shuts down, and this is the time that is left.
+    pub shutdown: Option<Shutdown>,
 }
 
 impl Desired {
@@ -34,6 +43,9 @@ impl Desired {
         let name = &publication.share;
         let share = self.objects.shares.get(name).ok_or_else(|| Refusal::NoShare(name.clone()))?;
         let namespace = &publication.pod.namespace;
+        if publication.node {
+            return if publication.wanted { Ok(()) } else { Err(Refusal::Withdrawn(name.clone())) };
+        }
         if self.objects.withdrawn.contains(name) {
             Err(Refusal::Withdrawn(name.clone()))
         } else if !share.namespaces.allow(namespace) {
@@ -43,6 +55,24 @@ impl Desired {
         } else {
             Ok(())
         }
+    }
+}
+
+impl Desired {
+    /// The node mounts whose wanting must change, as the objects now are: each as it is to be.
+    pub fn node_mount_changes(&self) -> Vec<Publication> {
+        let shares = self.objects.shares.values().filter(|share| !self.objects.withdrawn.contains(&share.name));
+        let wanted: BTreeMap<PublicationId, Publication> =
+            shares.filter_map(Publication::of_node).map(|publication| (publication.id(), publication)).collect();
+        let there = self.publications.iter().filter(|(_, publication)| publication.node);
+        let turned = there.filter_map(|(id, publication)| {
+            let like_it = Publication { wanted: true, ..publication.clone() };
+            let is_wanted = wanted.get(id) == Some(&like_it);
+            // One that is to take the place of another comes when that is gone.
+            (publication.wanted != is_wanted).then_some(Publication { wanted: is_wanted, ..like_it })
+        });
+        let new = wanted.iter().filter(|(id, _)| !self.publications.contains_key(id));
+        turned.chain(new.map(|(_, publication)| publication.clone())).collect()
     }
 }
 
@@ -63,6 +93,9 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Vec<Step> {
     let view = View::new(desired, observed, now);
     let mut steps = Vec::new();
     view.end(&mut steps);
+    if let Some(shutdown) = &desired.shutdown {
+        view.shut_down(shutdown, &mut steps);
+    }
     for share in view.shares_in_use() {
         view.serve(share, &mut steps);
     }
@@ -79,7 +112,7 @@ pub fn waiting(desired: &Desired, observed: &Observed, now: Moment, share: &Shar
             Some(Waiting::PastDeadline)
         }
         Seat::At { namespace, .. } if view.away(&namespace) => Some(view.why_it_stays(share)),
-        Seat::At { epoch, .. } if observed.stale.contains(&(share.name.clone(), epoch)) => Some(Waiting::Stale),
+        Seat::At { epoch, .. } if observed.stale.contains_key(&(share.name.clone(), epoch)) => Some(Waiting::Stale),
         Seat::At { epoch, .. } if view.left_behind(share, epoch) => Some(Waiting::Moving),
         Seat::At { .. } => None,
     }
@@ -89,7 +122,16 @@ pub fn waiting(desired: &Desired, observed: &Observed, now: Moment, share: &Shar
 pub fn depends_on_containers(desired: &Desired, observed: &Observed, now: Moment) -> bool {
     let view = View::new(desired, observed, now);
     let written_and_away = |id: &SuperblockId| matches!(id.user, User::ReadWrite(_)) && view.away(&id.namespace);
-    observed.superblocks.iter().any(|id| !view.needed(id) || written_and_away(id))
+    // A node mount that is not wanted any more stays as long as a container has it.
+    let lingering = desired.publications.values().any(|publication| publication.node && !publication.wanted);
+    desired.shutdown.is_some()
+        || lingering
+        || observed.superblocks.iter().any(|id| !view.needed(id) || view.is_ending(id) || written_and_away(id))
+}
+
+/// A node that shuts down need not wait for us any longer.
+pub fn has_let_go(observed: &Observed) -> bool {
+    observed.superblocks.is_empty() && observed.ending.is_empty() && observed.namespaces.is_empty()
 }
 
 pub fn health(desired: &Desired, observed: &Observed, now: Moment, superblock: &SuperblockId) -> Health {
@@ -127,7 +169,7 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(desired: &'a Desired, observed: &'a Observed, now: Moment) -> Self {
-        let wanted = desired.publications.values().filter(|publication| publication.wanted);
+        let wanted = desired.publications.values().filter(|publication| publication.is_served());
         let mut newest = BTreeMap::new();
         for id in &observed.superblocks {
             let epoch = newest.entry((&id.share, id.user)).or_insert(id.epoch);
@@ -167,8 +209,18 @@ impl<'a> View<'a> {
             // which the kernel keeps. Only the name and the data path go.
             if empty && !wanted {
                 steps.push(Step::RemoveNamespace(id.clone()));
+            } else if !empty && *tunnel == Tunnel::Detached && !wanted && self.leads_to_its_target(id) {
+                // An agent that began when all pods had gone: what they left is written, and taken down, over this way.
+                steps.push(Step::AttachTunnel(id.clone()));
             }
         }
+    }
+
+    /// Its target is configured, and no newer namespace leads there.
+    fn leads_to_its_target(&self, id: &NamespaceId) -> bool {
+        let gateway = self.desired.objects.gateways.get(&id.target.gateway);
+        let known = gateway.is_some_and(|gateway| gateway.target(&id.target.target).is_some());
+        known && self.open_namespace(&id.target).is_some_and(|(newest, _)| newest == id)
     }
 
     fn serve(&self, share: &Share, steps: &mut Vec<Step>) {
@@ -192,7 +244,7 @@ impl<'a> View<'a> {
             };
             let there = self.observed.is_published(id);
             let refused = !there && self.desired.may_begin(publication).is_err();
-            if refused || self.observed.ending.contains(&superblock) {
+            if refused || self.is_ending(&superblock) {
                 continue;
             }
             if !self.observed.superblocks.contains(&superblock) {
@@ -213,11 +265,17 @@ impl<'a> View<'a> {
         }
         for old in self.observed.superblocks.iter().filter(|old| old.share == share.name && old.epoch < epoch) {
             let new = SuperblockId { epoch, namespace: namespace.clone(), ..old.clone() };
-            let there = self.observed.superblocks.contains(&new) && !self.observed.ending.contains(&new);
+            let there = self.observed.superblocks.contains(&new) && !self.is_ending(&new);
             if there && self.needed(&new) && self.seen_on_top(old) {
                 steps.push(Step::Replace { old: old.clone(), new });
             }
         }
+    }
+
+    /// Nothing may rest on it any more.
+    fn is_ending(&self, id: &SuperblockId) -> bool {
+        self.observed.ending.contains(id)
+            || self.observed.given_up.contains(id) && self.observed.superblocks.contains(id)
     }
 
     /// Those that are there, about to be, or not quite gone.
@@ -230,14 +288,15 @@ impl<'a> View<'a> {
         self.observed.superblocks.iter().any(|id| id.share == share.name && id.epoch < epoch && self.needed(id))
     }
 
+    /// None of a node that shuts down.
     fn shares_in_use(&self) -> impl Iterator<Item = &'a Share> + use<'a> {
-        let names: BTreeSet<&Name> =
-            self.desired.publications.values().filter(|p| p.wanted).map(|p| &p.share).collect();
+        let served = self.desired.publications.values().filter(|p| p.is_served() && self.desired.shutdown.is_none());
+        let names: BTreeSet<&Name> = served.map(|p| &p.share).collect();
         names.into_iter().filter_map(|name| self.desired.objects.shares.get(name))
     }
 
     fn wanted(&self, share: &Share) -> impl Iterator<Item = (PublicationId, &'a Publication)> {
-        self.desired.publications.iter().filter(|(_, p)| p.wanted && p.share == share.name).map(|(id, p)| (*id, p))
+        self.desired.publications.iter().filter(|(_, p)| p.is_served() && p.share == share.name).map(|(id, p)| (*id, p))
     }
 
     fn gateway(&self, share: &Share) -> Option<&'a Gateway> {
@@ -259,7 +318,11 @@ impl<'a> View<'a> {
     }
 
     fn stale(&self, id: &SuperblockId) -> bool {
-        self.observed.stale.contains(&(id.share.clone(), id.epoch))
+        self.stale_since(id).is_some()
+    }
+
+    fn stale_since(&self, id: &SuperblockId) -> Option<Moment> {
+        self.observed.stale.get(&(id.share.clone(), id.epoch)).copied()
     }
 
     fn superseded(&self, id: &SuperblockId) -> bool {

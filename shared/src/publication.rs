@@ -1,9 +1,11 @@
-//! A share as one pod sees it: what kubelet asked for and has not taken back.
+//! A share as one pod sees it, what kubelet asked for and has not taken back; or as a node does, by its Share's nodeMount.
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PublicationId, User};
 use crate::name::Name;
+use crate::share::{Access, Share};
+use crate::sub_path::SubPath;
 
 /// Kept as a file in the run directory from before the first mount until after the last detach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,9 +14,17 @@ pub struct Publication {
     pub volume_id: String,
     pub target_path: String,
     pub share: Name,
+    /// The directory of the share that is shown; none is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<SubPath>,
     pub read_only: bool,
+    /// Nobody's, for a node mount.
     pub pod: Pod,
-    /// False once kubelet took it back, or its first mount failed: what is there is to be detached, then forgotten.
+    /// A node mount: asked for by its Share, for whoever uses the node's own file system.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node: bool,
+    /// False once kubelet took it back, its first mount failed, or its Share asks for it no more: what is there is to be
+    /// detached, then forgotten. A node mount goes only when nobody uses it, and is served until then.
     pub wanted: bool,
 }
 
@@ -32,7 +42,31 @@ impl Publication {
     }
 
     pub fn user(&self) -> User {
-        if self.read_only { User::ReadOnly } else { User::ReadWrite(self.id()) }
+        match (self.node, self.read_only) {
+            (false, true) => User::ReadOnly,
+            (false, false) => User::ReadWrite(self.id()),
+            (true, true) => User::Node(Access::ReadOnly),
+            (true, false) => User::Node(Access::ReadWrite),
+        }
+    }
+
+    /// What a Share asks for by its nodeMount.
+    pub fn of_node(share: &Share) -> Option<Self> {
+        Some(Self {
+            volume_id: String::new(),
+            target_path: share.node_mount.as_ref()?.to_string(),
+            share: share.name.clone(),
+            sub_path: None,
+            read_only: share.access == Access::ReadOnly,
+            pod: Pod::default(),
+            node: true,
+            wanted: true,
+        })
+    }
+
+    /// Whether a mount of its Share is kept up for it.
+    pub fn is_served(&self) -> bool {
+        self.wanted || self.node
     }
 }
 

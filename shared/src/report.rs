@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
+use crate::sub_path::SubPath;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,9 +66,15 @@ pub struct MountReport {
 pub struct PublicationReport {
     pub id: String,
     pub share: String,
+    /// The directory of the share that is shown; none is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<SubPath>,
     pub namespace: String,
     pub pod: String,
     pub pod_uid: String,
+    /// No pod's: its Share's nodeMount.
+    #[serde(default)]
+    pub node: bool,
     pub read_only: bool,
     pub target_path: String,
     pub state: PublicationState,

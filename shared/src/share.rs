@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
+use crate::node_mount::NodeMount;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
@@ -18,6 +19,9 @@ pub struct Share {
     pub policy: Policy,
     pub options: MountOptions,
     pub namespaces: Namespaces,
+    /// Where it is mounted on every node as well, beside what pods ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_mount: Option<NodeMount>,
 }
 
 /// What becomes of I/O while the server is away, and nothing may take its place.
@@ -64,7 +68,7 @@ pub struct MountOptions {
     pub no_exec: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Access {
     ReadOnly,
     ReadWrite,

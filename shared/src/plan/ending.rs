@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Step, View};
 use crate::id::{NamespaceId, PublicationId, SuperblockId, User};
-use crate::observed::Occupants;
+use crate::observed::{Copies, Occupants};
+use crate::publication::Publication;
 use crate::share::{Policy, Share};
 
 /// How long before the end of its grace period a pod's own superblock is aborted, or half of that period. What waits in it
@@ -14,15 +15,23 @@ const LAST_CALL: Duration = Duration::from_secs(10);
 impl View<'_> {
     /// What is no longer wanted goes first.
     pub(super) fn end(&self, steps: &mut Vec<Step>) {
-        let unwanted = self.desired.publications.iter().filter(|(_, publication)| !publication.wanted);
+        let unwanted = self.desired.publications.iter().filter(|(_, p)| !p.wanted && !self.is_held(p));
         steps.extend(unwanted.map(|(id, _)| Step::Unpublish(*id)));
+        let in_the_way = self.desired.publications.iter().filter(|(id, p)| p.wanted && self.holds_kubelet_up(**id, p));
+        steps.extend(in_the_way.map(|(id, _)| Step::Hide(*id)));
+        self.end_husks(steps);
         for id in &self.observed.superblocks {
             let away = self.away(&id.namespace);
+            let given_up = self.observed.given_up.contains(id);
             if self.superseded(id) && self.seen_somewhere(id) {
                 // Descriptors, mappings and locks that are still on it must not wait for a server that is given up.
                 steps.push(Step::Abort(id.clone()));
-            } else if !self.needed(id) && !self.seen_somewhere(id) && !self.observed.beginning.contains(id) {
-                steps.push(Step::Retire { superblock: id.clone(), abort: away || self.superseded(id) });
+            } else if (given_up || !self.needed(id))
+                && !self.seen_somewhere(id)
+                && !self.observed.beginning.contains(id)
+            {
+                let abort = given_up || away || self.superseded(id);
+                steps.push(Step::Retire { superblock: id.clone(), abort });
             } else if let User::ReadWrite(publication) = id.user
                 && away
                 && (self.may_lose(publication) || !self.needed(id))
@@ -33,6 +42,41 @@ impl View<'_> {
                 steps.push(Step::Abort(id.clone()));
             }
         }
+    }
+
+    /// Its pod is on its way out, and kubelet is about to look at what waits for a server.
+    fn holds_kubelet_up(&self, id: PublicationId, publication: &Publication) -> bool {
+        let (share, user) = (&publication.share, publication.user());
+        let in_force = |superblock: &&SuperblockId| superblock.share == *share && superblock.user == user;
+        !publication.node
+            && self.observed.shown.contains(&id)
+            && (matches!(self.observed.pods.known.get(&publication.pod.uid), Some(Some(_)))
+                || self.observed.gone.contains(&publication.pod.uid))
+            && self
+                .observed
+                .superblocks
+                .iter()
+                .filter(in_force)
+                .max_by_key(|superblock| superblock.epoch)
+                .is_some_and(|superblock| self.away(&superblock.namespace))
+    }
+
+    /// A container has it from a node mount: what was given to it stays, and moves with its share. Whoever merely sees the
+    /// directory above loses it when its Share says so, and not because the object is gone, which may be a mishap.
+    fn is_held(&self, publication: &Publication) -> bool {
+        let share = &publication.share;
+        let objects = &self.desired.objects;
+        let meant = objects.shares.contains_key(share) && !objects.withdrawn.contains(share);
+        let of_it = |id: &SuperblockId| id.share == *share && id.user == publication.user();
+        let held = |copies: &Copies| if meant { copies.bound > 0 } else { copies.all > 0 };
+        publication.node && self.observed.copies.iter().any(|(id, copies)| of_it(id) && held(copies))
+    }
+
+    /// What is left of a mount that was cut short, if nobody is about to mount it after all.
+    fn end_husks(&self, steps: &mut Vec<Step>) {
+        let idle = |id: &&SuperblockId| !self.observed.beginning.contains(*id) && !self.needed(id);
+        let husks = self.observed.husks.iter().filter(idle).cloned();
+        steps.extend(husks.map(|superblock| Step::Retire { superblock, abort: false }));
     }
 
     fn shares_past_deadline(&self, id: &SuperblockId) -> bool {

@@ -2,8 +2,8 @@
 
 use super::View;
 use crate::gateway::{Gateway, Path};
-use crate::id::{NamespaceId, SuperblockId, TargetId, User};
-use crate::observed::{Liveness, Tunnel};
+use crate::id::{NamespaceId, SuperblockId, TargetId};
+use crate::observed::{Liveness, Moment, Tunnel};
 use crate::share::{Access, Share};
 
 /// Where a share's superblocks belong now.
@@ -27,6 +27,8 @@ pub enum Waiting {
     CannotFence,
     /// The server in force is away, and its gateway does not say that the others hold the same data.
     DataNotShared,
+    /// Another target may take over, and does when it is this node's turn.
+    Turn,
     /// It was given a successor, and not all of it is there yet.
     Moving,
     /// Its server does not know its root any more, and none lets us mount it anew.
@@ -45,6 +47,9 @@ impl Waiting {
             ),
             Self::NoSuccessor => format!(
                 "Share {name} waits: its server is away, and no other target of Gateway {gateway} answers; I/O blocks until one does"
+            ),
+            Self::Turn => format!(
+                "Share {name} is about to be mounted from another target of Gateway {gateway}, since its server is away; nodes do that one after the other (--recovery-jitter)"
             ),
             Self::Moving => format!(
                 "Share {name} is being mounted anew from a target of Gateway {gateway}, since its server is away or stale: I/O blocks or fails until that is done"
@@ -89,8 +94,10 @@ impl<'a> View<'a> {
         let cut_off = !matches!(self.observed.tunnel(&current.namespace), Some(Tunnel::Attached | Tunnel::Detached));
         let stay = Seat::At { epoch: current.epoch, namespace: current.namespace.clone() };
         let next = |namespace| Seat::At { epoch: current.epoch + 1, namespace };
+        let its_turn = |since: Moment| self.now >= since + self.desired.jitter.before_leaving(&current.namespace);
         if !cut_off && !self.away(&current.namespace) {
-            return if self.stale(current) { self.remount(share, current).map_or(stay, next) } else { stay };
+            let remount = self.stale_since(current).filter(|since| its_turn(*since));
+            return remount.and_then(|_| self.remount(share, current)).map_or(stay, next);
         }
         let old = self.observed.servers.get(&current.namespace);
         let may_succeed = |id: &NamespaceId| {
@@ -100,7 +107,13 @@ impl<'a> View<'a> {
         let may_mount = |target: &TargetId| !self.unmountable(share, target);
         let successor = |target: TargetId| ready(&target).filter(may_succeed);
         match self.may_serve(share).filter(may_mount).find_map(successor) {
-            Some(namespace) if namespace != current.namespace => next(namespace),
+            Some(namespace) if namespace != current.namespace => {
+                if old.is_none_or(|old| its_turn(old.given_up())) {
+                    next(namespace)
+                } else {
+                    Seat::Waiting(Waiting::Turn)
+                }
+            }
             _ if cut_off => Seat::Waiting(Waiting::NoSuccessor),
             _ => stay,
         }
@@ -114,9 +127,8 @@ impl<'a> View<'a> {
                 && self.observed.liveness(id, self.now) == Liveness::Alive
                 && !self.unmountable(share, &id.target)
         };
-        let written = self
-            .all_superblocks()
-            .any(|id| id.share == share.name && matches!(id.user, User::ReadWrite(_)) && id.epoch == current.epoch);
+        let written =
+            self.all_superblocks().any(|id| id.share == share.name && id.user.writes() && id.epoch == current.epoch);
         let same = Some(current.namespace.clone()).filter(alive);
         let mut others = self.may_serve(share).filter(|_| !written).filter_map(|target| self.open_namespace(&target));
         same.or_else(|| others.find_map(|(id, _)| Some(id.clone()).filter(alive)))
@@ -166,7 +178,7 @@ impl<'a> View<'a> {
                 id.share == share.name
                     && id.epoch < epoch
                     && id.namespace != *new
-                    && matches!(id.user, User::ReadWrite(_))
+                    && id.user.writes()
                     && matches!(self.observed.tunnel(&id.namespace), Some(Tunnel::Attached | Tunnel::Detached))
             })
             .map(|id| id.namespace.clone())

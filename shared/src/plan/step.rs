@@ -27,6 +27,13 @@ pub enum Step {
     },
     /// End with an error what is outstanding, and what comes while the step lasts.
     Abort(SuperblockId),
+    /// Detach what kubelet would meet of the publication on the host, at its target and at its subPaths: its pod is being
+    /// deleted and its server is away, so kubelet would wait for it. Containers keep what they have.
+    Hide(PublicationId),
+    /// Write what pods left unwritten, while their mounts stay.
+    Flush(SuperblockId),
+    /// Detach what is ours at the target. It is still wanted, and comes back when the node goes on.
+    Detach(PublicationId),
     /// Detach what is ours at the target, then forget the publication.
     Unpublish(PublicationId),
     /// Detach the base mount; `abort` first where the server can't take what is unwritten.
@@ -47,6 +54,9 @@ impl fmt::Display for Step {
             Self::Publish(id, superblock) => write!(f, "publish {id} from {superblock}"),
             Self::Replace { old, new } => write!(f, "put {new} in the place of {old}"),
             Self::Abort(id) => write!(f, "abort {id}"),
+            Self::Hide(id) => write!(f, "hide {id} from kubelet"),
+            Self::Flush(id) => write!(f, "flush {id}"),
+            Self::Detach(id) => write!(f, "detach {id}"),
             Self::Unpublish(id) => write!(f, "unpublish {id}"),
             Self::Retire { superblock, abort: false } => write!(f, "retire {superblock}"),
             Self::Retire { superblock, abort: true } => write!(f, "abort and retire {superblock}"),
@@ -73,8 +83,8 @@ impl Step {
             Self::Fence(id) => Lane::Fence(id.clone()),
             Self::Mount(id, _) | Self::Replace { new: id, .. } => Lane::Server(id.namespace.target.clone()),
             // One lane for both: what is taken back while it is being published is detached after that.
-            Self::Publish(id, _) | Self::Unpublish(id) => Lane::Publication(*id),
-            Self::Abort(id) | Self::Retire { superblock: id, .. } => Lane::Ending(id.clone()),
+            Self::Publish(id, _) | Self::Hide(id) | Self::Detach(id) | Self::Unpublish(id) => Lane::Publication(*id),
+            Self::Flush(id) | Self::Abort(id) | Self::Retire { superblock: id, .. } => Lane::Ending(id.clone()),
         }
     }
 }
@@ -87,6 +97,9 @@ pub fn note_under_way<'a>(observed: &mut Observed, steps: impl Iterator<Item = &
             | Step::AttachTunnel(_)
             | Step::Fence(_)
             | Step::RemoveNamespace(_)
+            | Step::Hide(_)
+            | Step::Flush(_)
+            | Step::Detach(_)
             | Step::Unpublish(_)
             | Step::Abort(_) => {}
             Step::Mount(id, _) | Step::Publish(_, id) => drop(observed.beginning.insert(id.clone())),

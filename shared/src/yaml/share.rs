@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{Document, Problem, Raw};
+use crate::node_mount::NodeMount;
 use crate::share::{Access, MountOptions, Namespaces, Policy, Share};
 
 #[derive(Deserialize)]
@@ -20,6 +21,7 @@ pub(super) struct RawShare {
     accept_lost_writes: Option<Spanned<String>>,
     mount_options: Option<BTreeMap<String, Spanned<String>>>,
     namespaces: Spanned<Vec<Spanned<String>>>,
+    node_mount: Option<Spanned<String>>,
 }
 
 const OPTIONS: &str = "timeo, retrans, nconnect, readahead, rsize, wsize, actimeo, noexec";
@@ -41,6 +43,9 @@ impl Document<'_> {
         let policy = self.policy(&spec, access)?;
         let options = self.options(spec.mount_options.as_ref())?;
         let namespaces = self.namespaces(&spec.namespaces)?;
+        let node_mount = spec.node_mount.as_ref().map(|text| {
+            text.value.parse::<NodeMount>().map_err(|error| self.problem(text, "spec.nodeMount", error.to_string()))
+        });
         Ok(Share {
             name: self.name(&raw.metadata)?,
             gateway: self.value(&spec.gateway, "spec.gateway", "the name of a Gateway")?,
@@ -49,6 +54,7 @@ impl Document<'_> {
             policy,
             options,
             namespaces,
+            node_mount: node_mount.transpose()?,
         })
     }
 

@@ -70,6 +70,14 @@ fn each_refusal_names_file_line_and_field() {
         ),
         (SHARE.replace("[training]", "[]"), "f.yaml:4: spec.namespaces: is empty"),
         (SHARE.replace("[training]", "[a, '*']"), "f.yaml:4: spec.namespaces[1]:"),
+        (
+            SHARE.replace("ReadOnly,", "ReadOnly, nodeMount: /etc/data,"),
+            "f.yaml:4: spec.nodeMount: \"/etc/data\" belongs to",
+        ),
+        (
+            SHARE.replace("ReadOnly,", "ReadOnly, nodeMount: /mnt/../x,"),
+            "f.yaml:4: spec.nodeMount: \"/mnt/../x\" is not",
+        ),
         (SHARE.replace("ReadOnly", "RO"), "f.yaml:4: spec.access: is \"RO\"; use ReadOnly or ReadWrite"),
     ];
     for (text, expected) in cases {
