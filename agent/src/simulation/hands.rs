@@ -1,0 +1,525 @@
+//! What hands do to the machine that is made up: the same effects in the same order as those in `crate::hands`, and time
+//! between any two of them in which the world goes on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
+use moorline_shared::publication::Publication;
+use moorline_sys::mountinfo::{Attributes, Device, Mount};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::storage::Superblock;
+use super::table::{Detached, MountTable};
+use super::world::{HOST_NETWORK, Network, Shared, World, paths};
+use crate::hands::{self, Done, Failure, Publish, Replace, Work};
+
+/// The mount namespace of the host, and its first process.
+pub(super) const HOST: u64 = 1;
+
+/// How a piece of work is meant to end, drawn when it begins. The number says before which of its effects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Well,
+    Fails(u32),
+    /// Nothing more is heard of it until it is killed.
+    Hangs(u32),
+    /// Its agent is killed.
+    Orphaned(u32),
+}
+
+pub(super) struct Hand {
+    pub world: Shared,
+    pub life: u64,
+    /// Its agent waits for it no more.
+    pub killed: Arc<AtomicBool>,
+    pub fate: Fate,
+    effects: u32,
+}
+
+enum Cut {
+    Killed,
+    Failed(Failure),
+}
+
+type Piece<T = ()> = Result<T, Cut>;
+
+fn failed<T>(definite: bool, message: impl Into<String>) -> Piece<T> {
+    Err(Cut::Failed(Failure { definite, message: message.into() }))
+}
+
+impl World {
+    /// How work for one share or namespace will go.
+    pub(super) fn draw_fate(&mut self, work: &Work) -> Fate {
+        if self.is_for_sheltered(work) {
+            return Fate::Well;
+        }
+        let (failing, hanging, killing) = (self.scene.failing, self.scene.hanging, self.scene.killing);
+        let at = self.rng.u32(1..=4);
+        if self.mishap(failing) {
+            Fate::Fails(at)
+        } else if self.mishap(hanging) {
+            Fate::Hangs(at)
+        } else if self.mishap(killing) {
+            Fate::Orphaned(at)
+        } else {
+            Fate::Well
+        }
+    }
+
+    fn is_for_sheltered(&self, work: &Work) -> bool {
+        let of = |id: &SuperblockId| self.scene.is_sheltered(&id.namespace.target.gateway);
+        let publication = |target: &PathBuf| {
+            let volume = self.volumes.get(&PublicationId::of(&target.to_string_lossy()));
+            let share = volume.map(|volume| &self.scene.shares[self.scene.slots[volume.slot].share]);
+            share.is_some_and(|share| self.scene.is_sheltered(&share.gateway))
+        };
+        match work {
+            Work::Prepare => false,
+            Work::MakeNamespace(namespace) => self.scene.is_sheltered(&namespace.id.target.gateway),
+            Work::NameHostNetwork { id, .. } | Work::ShutDown(id) | Work::RemoveNamespace(id) => {
+                self.scene.is_sheltered(&id.target.gateway)
+            }
+            Work::Mount(mount) => of(&mount.superblock),
+            Work::Publish(publish) => of(&publish.superblock),
+            Work::Replace(replace) => of(&replace.new),
+            Work::Abort { superblock }
+            | Work::Look { superblock }
+            | Work::Flush { superblock }
+            | Work::Retire { superblock, .. } => of(superblock),
+            Work::Detach { target_path } | Work::Unpublish { target_path, .. } => publication(target_path),
+            Work::Hide { publication: hidden } => publication(&hidden.target_path.clone().into()),
+        }
+    }
+}
+
+impl Hand {
+    pub(super) fn new(world: Shared, life: u64, killed: Arc<AtomicBool>, fate: Fate) -> Self {
+        Self { world, life, killed, fate, effects: 0 }
+    }
+
+    /// The life of the process.
+    pub(super) async fn work(mut self, work: Work, reply: oneshot::Sender<Result<Done, Failure>>) {
+        let outcome = match self.perform(&work).await {
+            Ok(done) => Ok(done),
+            Err(Cut::Killed) => return,
+            Err(Cut::Failed(failure)) => Err(failure),
+        };
+        let shown = format!("{outcome:?}");
+        self.world.lock().say(|| format!("hand: {}: {shown}", describe(&work)));
+        // Nobody may wait any more.
+        let _ = reply.send(outcome);
+    }
+
+    fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// Some time passes, and fate strikes.
+    async fn pace(&mut self) -> Piece {
+        let pause = self.world.lock().pause(0, 12);
+        sleep(pause).await;
+        self.effects += 1;
+        if self.is_killed() {
+            return Err(Cut::Killed);
+        }
+        match self.fate {
+            Fate::Fails(at) if at == self.effects => failed(false, "it just failed"),
+            Fate::Orphaned(at) if at == self.effects => {
+                let mut world = self.world.lock();
+                if world.lives(self.life) {
+                    world.kill_agent("while a hand works");
+                    // Who kills a container kills its processes; the kernel, short of memory, only one.
+                    if world.rng.bool() {
+                        return Err(Cut::Killed);
+                    }
+                }
+                Ok(())
+            }
+            Fate::Hangs(at) if at == self.effects => self.until(true, |_| false).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits in the kernel, which lets go of a process that was killed, or does not.
+    async fn until(&self, lets_go: bool, condition: impl Fn(&World) -> bool) -> Piece {
+        loop {
+            let wait = {
+                let world = self.world.lock();
+                if world.over || lets_go && (self.is_killed() || !world.lives(self.life)) {
+                    return Err(Cut::Killed);
+                }
+                if condition(&world) {
+                    return Ok(());
+                }
+                Duration::from_millis(200)
+            };
+            sleep(wait).await;
+        }
+    }
+
+    async fn perform(&mut self, work: &Work) -> Piece<Done> {
+        self.pace().await?;
+        match work {
+            Work::Prepare => self.world.lock().mount_node(),
+            Work::MakeNamespace(wanted) => {
+                let mut world = self.world.lock();
+                let network = world.number();
+                world.networks.insert(network, Network::default());
+                world.name_network(&wanted.id, network);
+            }
+            Work::NameHostNetwork { id, .. } => self.world.lock().name_network(id, HOST_NETWORK),
+            Work::RemoveNamespace(id) => self.remove_namespace(id).await?,
+            Work::ShutDown(id) => self.shut_down(id).await?,
+            Work::Mount(wanted) => self.mount(wanted).await?,
+            Work::Publish(wanted) => self.publish(wanted).await?,
+            Work::Replace(wanted) => {
+                let done = self.replace(wanted).await?;
+                self.pace().await?;
+                return Ok(done);
+            }
+            Work::Abort { superblock } => {
+                let device = self.base(superblock)?.device;
+                self.abort(device).await?;
+            }
+            Work::Look { superblock } => {
+                let device = self.base(superblock)?.device;
+                self.until(true, |world| world.answers(device)).await?;
+                let mut world = self.world.lock();
+                if world.is_stale(device) {
+                    let now = world.now();
+                    world.excused.insert(superblock.share.to_string(), now);
+                    return failed(true, "it is stale");
+                }
+            }
+            Work::Hide { publication } => self.hide(publication).await?,
+            Work::Flush { superblock } => {
+                let device = self.base(superblock)?.device;
+                self.flush(device).await?;
+            }
+            Work::Detach { target_path } => self.detach(target_path).await?,
+            Work::Unpublish { target_path, .. } => {
+                self.detach(target_path).await?;
+                self.world.lock().directories.remove(target_path);
+            }
+            Work::Retire { superblock, abort } => self.retire(superblock, *abort).await?,
+        }
+        self.pace().await?;
+        Ok(Done::default())
+    }
+
+    fn base(&self, id: &SuperblockId) -> Piece<Mount> {
+        let world = self.world.lock();
+        world.base(id).cloned().map_or_else(|| failed(false, format!("{id} is not mounted")), Ok)
+    }
+
+    async fn remove_namespace(&mut self, id: &NamespaceId) -> Piece {
+        {
+            let mut world = self.world.lock();
+            if let Some(mount) = world.host.top(&paths().namespace(id)).map(|top| top.id) {
+                world.host.take_away(mount);
+            }
+            world.let_go();
+        }
+        self.pace().await?;
+        self.world.lock().files.remove(&paths().fence(id));
+        Ok(())
+    }
+
+    async fn shut_down(&mut self, id: &NamespaceId) -> Piece {
+        let writers: Vec<(SuperblockId, Device)> = self
+            .world
+            .lock()
+            .bases()
+            .filter(|(other, _)| other.namespace == *id && matches!(other.user, User::ReadWrite(_)))
+            .collect();
+        for (superblock, device) in writers {
+            if !self.world.lock().scene.shuts_down {
+                return failed(true, format!("end {superblock} for good: this kernel can't"));
+            }
+            self.world.lock().shut(device);
+            self.pace().await?;
+        }
+        Ok(())
+    }
+
+    async fn mount(&mut self, wanted: &hands::Mount) -> Piece {
+        let id = &wanted.superblock;
+        self.world.lock().files.remove(&paths().mark_of_end(id));
+        let (network, server) = {
+            let world = self.world.lock();
+            match (world.network_of(&id.namespace), world.server_at(wanted.server)) {
+                (Some(network), Some(server)) => (network, server),
+                _ => return failed(false, format!("there is no way to {}", wanted.server)),
+            }
+        };
+        self.until(true, |world| world.servers[server].up && world.reaches(network, server)).await?;
+        let mut world = self.world.lock();
+        let Some(root) = world.servers[server].exports.get(&wanted.export).copied().flatten() else {
+            return failed(true, format!("there is no export {}", wanted.export));
+        };
+        let device = Device { major: 0, minor: u32::try_from(world.number()).unwrap_or_default() };
+        world.superblocks.insert(
+            device,
+            Superblock {
+                id: id.clone(),
+                network,
+                server,
+                export: wanted.export.clone(),
+                root,
+                soft: wanted.soft,
+                shut: false,
+                shown: false,
+                dirty: Vec::new(),
+            },
+        );
+        let read_only = id.user == User::ReadOnly;
+        let attributes = Attributes { read_only, no_suid: true, no_dev: true, no_exec: false };
+        let source = format!("{}:{}", wanted.server, wanted.export).into();
+        let mount = world.number();
+        world.host.put_over(mount, &paths().base(id), Detached { device, attributes, source });
+        Ok(())
+    }
+
+    async fn publish(&mut self, wanted: &Publish) -> Piece {
+        let target = &wanted.target_path;
+        let base = self.base(&wanted.superblock)?;
+        {
+            let mut world = self.world.lock();
+            if target.parent().is_none_or(|parent| !world.directories.contains(parent)) {
+                return failed(false, format!("open the directory of {}", target.display()));
+            }
+            if world.host.top(target).is_some() {
+                return failed(true, format!("something else is mounted at {}", target.display()));
+            }
+            world.directories.insert(target.clone());
+        }
+        self.pace().await?;
+        let mut world = self.world.lock();
+        let attributes = Attributes { read_only: wanted.read_only, no_suid: true, no_dev: true, no_exec: false };
+        let id = PublicationId::of(&target.to_string_lossy());
+        world.judge_shown(base.device, id, attributes);
+        let clone = Detached { device: base.device, attributes, source: base.source };
+        let mount = world.number();
+        world.host.put_over(mount, target, clone);
+        Ok(())
+    }
+
+    async fn abort(&mut self, device: Device) -> Piece {
+        for _ in 0..10 {
+            self.world.lock().abort(device);
+            sleep(Duration::from_millis(100)).await;
+            if self.is_killed() {
+                return Err(Cut::Killed);
+            }
+        }
+        Ok(())
+    }
+
+    /// The copies in one mount namespace, one after the other.
+    async fn replace(&mut self, wanted: &Replace) -> Piece<Done> {
+        let (old, new) = (self.base(&wanted.old)?, self.base(&wanted.new)?);
+        let inode = wanted.namespace_inode;
+        let run = paths().node();
+        let copies: Vec<Mount> = {
+            let mut world = self.world.lock();
+            let Some(table) = table(&mut world, inode) else {
+                return failed(false, format!("process {} is gone", wanted.pid));
+            };
+            let ours = |mount: &&Mount| mount.device == old.device && mount.on_top(&table.0);
+            table
+                .0
+                .iter()
+                .filter(ours)
+                .filter(|mount| inode != HOST || !mount.mount_point.starts_with(&run))
+                .cloned()
+                .collect()
+        };
+        let mut left = Vec::new();
+        for copy in &copies {
+            match self.put(inode, copy, &old, &new).await {
+                Err(Cut::Failed(failure)) => left.push(failure.message),
+                Err(Cut::Killed) => return Err(Cut::Killed),
+                Ok(()) => {}
+            }
+        }
+        Ok(Done { replaced: (copies.len() - left.len()) as u64, left })
+    }
+
+    async fn put(&mut self, inode: u64, copy: &Mount, old: &Mount, new: &Mount) -> Piece {
+        self.pace().await?;
+        let below = copy.source.strip_prefix(&old.source).unwrap_or(&copy.source);
+        let source = if below.as_os_str().is_empty() { new.source.clone() } else { new.source.join(below) };
+        let clone = Detached { device: new.device, attributes: copy.attributes, source };
+        let beneath = {
+            let mut world = self.world.lock();
+            let (beneath, fresh) = (world.scene.beneath, world.number());
+            let Some(table) = table(&mut world, inode) else { return failed(false, "the container is gone") };
+            match is_on_top(table, copy) {
+                None => return Ok(()),
+                Some(false) => return failed(false, "it is covered by another mount by now"),
+                Some(true) => {}
+            }
+            let there = table.0.iter().any(|mount| mount.id == copy.parent && mount.device == new.device);
+            if beneath && !there {
+                table.put_beneath(fresh, copy.id, clone.clone());
+            }
+            beneath
+        };
+        if beneath {
+            self.pace().await?;
+            let mut world = self.world.lock();
+            show(&mut world, inode, copy, new.device);
+            let Some(table) = table(&mut world, inode) else { return Ok(()) };
+            if is_on_top(table, copy) == Some(true) {
+                table.take_away(copy.id);
+            }
+            world.flow();
+            return Ok(());
+        }
+        // The directory is locked as long as anybody looks something up in it, and the kernel lets nobody go who waits.
+        self.until(false, |world| !world.containers.values().any(|container| container.call_on(old.device).is_some()))
+            .await?;
+        let mut world = self.world.lock();
+        let fresh = world.number();
+        // Upon what is on top by now; and nowhere, if what was opened is no more.
+        match table(&mut world, inode) {
+            Some(table) if table.find(copy.id).is_some() => table.put_over(fresh, &copy.mount_point, clone),
+            _ => return failed(false, "the copy is gone"),
+        }
+        show(&mut world, inode, copy, new.device);
+        world.flow();
+        Ok(())
+    }
+
+    /// What is of the publication's share goes, and the directory stays.
+    async fn hide(&mut self, publication: &Publication) -> Piece {
+        let target = std::path::Path::new(&publication.target_path);
+        loop {
+            self.pace().await?;
+            let mut world = self.world.lock();
+            let its = |id: &SuperblockId| id.share == publication.share && id.user == publication.user();
+            let top = world.host.top(target).cloned();
+            let Some(top) = top.filter(|top| world.bases().any(|(id, device)| its(&id) && device == top.device)) else {
+                return Ok(());
+            };
+            world.judge_hide(target);
+            world.host.take_away(top.id);
+            world.flow();
+        }
+    }
+
+    async fn detach(&mut self, target: &std::path::Path) -> Piece {
+        loop {
+            self.pace().await?;
+            let mut world = self.world.lock();
+            let Some(top) = world.host.top(target).cloned() else {
+                return Ok(());
+            };
+            if !world.bases().any(|(_, device)| device == top.device) {
+                return failed(true, format!("what is mounted at {} is not ours", target.display()));
+            }
+            world.judge_unpublish(target);
+            world.host.take_away(top.id);
+            world.flow();
+        }
+    }
+
+    async fn flush(&mut self, device: Device) -> Piece {
+        {
+            let mut world = self.world.lock();
+            if let Some(superblock) = world.superblocks.get_mut(&device) {
+                superblock.dirty.iter_mut().for_each(|write| write.sent = true);
+            }
+            world.flow();
+        }
+        let written =
+            |world: &World| world.superblocks.get(&device).is_none_or(|superblock| superblock.dirty.is_empty());
+        self.until(false, written).await
+    }
+
+    async fn retire(&mut self, id: &SuperblockId, abort: bool) -> Piece {
+        let mark = paths().mark_of_end(id);
+        let base = self.world.lock().base(id).cloned();
+        let Some(base) = base else {
+            self.world.lock().files.remove(&mark);
+            return Ok(());
+        };
+        if abort {
+            self.abort(base.device).await?;
+            self.world.lock().files.insert(mark.clone(), Vec::new());
+            if self.world.lock().scene.shuts_down {
+                self.pace().await?;
+                self.world.lock().shut(base.device);
+            }
+        } else if id.user.writes() {
+            self.flush(base.device).await?;
+        }
+        self.pace().await?;
+        {
+            let mut world = self.world.lock();
+            world.judge_retire(id, base.device);
+            world.host.take_away(base.id);
+            world.flow();
+        }
+        self.pace().await?;
+        self.world.lock().files.remove(&mark);
+        Ok(())
+    }
+}
+
+fn table(world: &mut World, inode: u64) -> Option<&mut MountTable> {
+    match inode {
+        HOST => Some(&mut world.host),
+        _ => world.containers.get_mut(&inode).map(|container| &mut container.table),
+    }
+}
+
+/// None when it is gone.
+fn is_on_top(table: &MountTable, copy: &Mount) -> Option<bool> {
+    table.find(copy.id).map(|found| found.on_top(&table.0))
+}
+
+fn show(world: &mut World, inode: u64, copy: &Mount, device: Device) {
+    let to = match inode {
+        HOST => {
+            let at = &copy.mount_point;
+            world
+                .volumes
+                .iter()
+                .find(|(_, volume)| volume.target == *at || volume.target.parent() == at.parent())
+                .map(|(id, _)| *id)
+        }
+        _ => world.containers.get(&inode).map(|container| container.volume),
+    };
+    if let Some(to) = to {
+        world.judge_shown(device, to, copy.attributes);
+    }
+}
+
+fn describe(work: &Work) -> String {
+    match work {
+        Work::Prepare => "prepare".into(),
+        Work::MakeNamespace(namespace) => format!("make {}", namespace.id),
+        Work::NameHostNetwork { id, .. } => format!("name the host's network {id}"),
+        Work::ShutDown(id) => format!("shut down the writers of {id}"),
+        Work::RemoveNamespace(id) => format!("remove {id}"),
+        Work::Mount(mount) => format!("mount {}", mount.superblock),
+        Work::Publish(publish) => format!("publish {} at {}", publish.superblock, publish.target_path.display()),
+        Work::Replace(replace) => {
+            format!("put {} in the place of {} in {}", replace.new, replace.old, replace.namespace_inode)
+        }
+        Work::Abort { superblock } => format!("abort {superblock}"),
+        Work::Look { superblock } => format!("look at {superblock}"),
+        Work::Hide { publication } => format!("hide {}", publication.target_path),
+        Work::Flush { superblock } => format!("flush {superblock}"),
+        Work::Detach { target_path } => format!("detach {}", target_path.display()),
+        Work::Unpublish { target_path, .. } => format!("unpublish {}", target_path.display()),
+        Work::Retire { superblock, abort } => {
+            format!("retire {superblock}{}", if *abort { ", aborting it" } else { "" })
+        }
+    }
+}
