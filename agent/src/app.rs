@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
+use moorline_shared::happening::Happening;
+use moorline_shared::plan::Jitter;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -22,12 +25,17 @@ use crate::api::{self, Api};
 use crate::config::Directory;
 use crate::csi::{self, proto, registration_proto};
 use crate::door::Door;
-use crate::host::{Host, StepError};
+use crate::host::{Host, Linux, StepError};
+use crate::identity;
 use crate::kube;
-use crate::paths::{Paths, from_agent};
-use crate::reconcile::{Event, Reconciler};
+use crate::logind;
+use crate::paths::Paths;
+use crate::reconcile::{Event, Habits, Reconciler};
 use crate::telemetry;
 use crate::window::Window;
+
+/// How long the loop may keep an agent that was asked to end, while the node shuts down.
+const LAST_WORK: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -37,6 +45,10 @@ pub struct Settings {
     pub kubelet: PathBuf,
     /// Where health and metrics are answered.
     pub health: SocketAddr,
+    /// How far the moves of many nodes to one server are spread.
+    pub recovery_jitter: Duration,
+    /// How long kubelet may take to give back the volumes of a pod that is gone.
+    pub orphan_patience: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +90,20 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     // After the lock: as long as an earlier agent lives it is the one that is asked, at the same address.
     telemetry::start(settings.health, window.clone(), door.clone()).map_err(AppError::Health)?;
 
-    let identity = format!("{}/{}", settings.node, machine_id());
-    let host = Host::prepare(paths.clone(), identity, window.metrics.clone()).await.map_err(AppError::Prepare)?;
-    let reconciler =
-        Reconciler::new(settings.node.clone(), Arc::new(host), clock.clone(), events.clone(), window.clone())
-            .map_err(AppError::Prepare)?;
+    let identity = identity::of_node(&settings.node, &paths);
+    let habits = Habits {
+        jitter: Jitter::new(format!("{}/{}", identity.node, identity.machine), settings.recovery_jitter),
+        orphan_patience: settings.orphan_patience,
+    };
+    let machine = Arc::new(Linux::new(paths.clone()));
+    let host =
+        Host::prepare(machine, paths.clone(), identity, window.metrics.clone()).await.map_err(AppError::Prepare)?;
+    if let Some(publications) = host.forget_earlier_boot().map_err(AppError::Prepare)? {
+        window.chronicle.tell(&Happening::EarlierBoot { publications });
+    }
+    let (node, host) = (settings.node.clone(), Arc::new(host));
+    let reconciler = Reconciler::new(node, habits, host, clock.clone(), events.clone(), window.clone())
+        .map_err(AppError::Prepare)?;
     let reading = directory.read().map_err(config_error)?;
     // The channel is empty and the loop owns its other end.
     let _ = events.send(Event::Objects(reading)).await;
@@ -102,13 +123,19 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     } else {
         info!("not in a cluster: of pods' deletions only those are known that the agent's socket is told of");
     }
+    tokio::spawn(logind::watch(events.clone()));
     let mut serving = serve(&settings, &paths, &Api { door, window: window.clone() })?;
     window.vitals.serves_kubelet();
     info!(node = settings.node, "moorline agent is ready");
     tokio::select! {
         signalled = stopped() => {
             signalled.map_err(AppError::Signals)?;
-            info!("stopping; mounts stay");
+            let (done, may_end) = oneshot::channel();
+            // A loop that does not answer must not keep us: then mounts stay, whatever the node is about to do.
+            if events.send(Event::Stop(done)).await.is_ok() {
+                let _ = timeout(LAST_WORK, may_end).await;
+            }
+            info!("stopping; what is mounted stays");
             Ok(())
         }
         // It never ends by itself. An agent that decides nothing is worse than none: the next one adopts what is there.
@@ -182,15 +209,6 @@ fn listen(path: &Path) -> Result<UnixListener, AppError> {
         Ok(listener)
     };
     make().map_err(|error| AppError::Listen(path.display().to_string(), error))
-}
-
-/// Tells this machine from others of its name.
-fn machine_id() -> String {
-    let text = fs::read_to_string(from_agent(Path::new("/etc/machine-id"))).unwrap_or_default();
-    match text.trim() {
-        "" => "no-machine-id".to_owned(),
-        id => id.to_owned(),
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "wiring: the one place where the agent's clock is read")]

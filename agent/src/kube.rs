@@ -71,6 +71,9 @@ pub(crate) async fn watch(node: String, clock: Clock, wall: WallClock, events: m
                 continue;
             }
             Err(error) => {
+                if heard == Some(true) && known.whole && events.send(Event::Pods(known.all(false))).await.is_err() {
+                    return;
+                }
                 if heard != Some(false) {
                     warn!("watch the pods of {node}: {}; trying on, what was said last stands", explain(&error));
                 }
@@ -78,12 +81,14 @@ pub(crate) async fn watch(node: String, clock: Clock, wall: WallClock, events: m
                 continue;
             }
         };
-        // `Init` says that a list will be asked for, not that one has come.
-        if heard != Some(true) && !matches!(event, watcher::Event::Init) {
+        // These say that a list will be asked for, and what of it has come so far.
+        let again = heard == Some(false) && known.whole;
+        if heard != Some(true) && !matches!(event, watcher::Event::Init | watcher::Event::InitApply(_)) {
             info!("the API server tells which pods of {node} are being deleted");
             heard = Some(true);
         }
-        if let Some(changed) = known.take_in(event, wall(), clock()) {
+        let changed = known.take_in(event, wall(), clock());
+        if let Some(changed) = changed.or_else(|| (again && heard == Some(true)).then(|| known.all(true))) {
             debug!("pods, by UID: {changed:?}");
             if events.send(Event::Pods(changed)).await.is_err() {
                 return;
@@ -144,6 +149,8 @@ fn deletion(metadata: &ObjectMeta, wall: SystemTime, now: Moment) -> Option<Dele
 /// The node's pods by UID, and what is known of the end of those that are being deleted.
 #[derive(Default)]
 struct Known {
+    /// A list has come.
+    whole: bool,
     pods: BTreeMap<String, Option<Ending>>,
     /// What a list that is under way has brought so far.
     listed: BTreeMap<String, Option<Ending>>,
@@ -170,7 +177,7 @@ impl Known {
             }
             watcher::Event::InitDone => {
                 self.pods = std::mem::take(&mut self.listed);
-                first = true;
+                (self.whole, first) = (true, true);
             }
             watcher::Event::Apply(pod) => {
                 let looked = self.look_at(&pod.metadata, wall, now);
@@ -178,11 +185,16 @@ impl Known {
             }
             watcher::Event::Delete(pod) => drop(pod.metadata.uid.and_then(|uid| self.pods.remove(&uid))),
         }
+        (first || self.pods != before).then(|| self.all(true))
+    }
+
+    fn all(&self, heard: bool) -> Pods {
         let deletion = |ending: &Option<Ending>| ending.as_ref().map(|ending| ending.deletion);
-        (first || self.pods != before).then(|| Pods {
+        Pods {
             known: self.pods.iter().map(|(uid, ending)| (uid.clone(), deletion(ending))).collect(),
             complete: true,
-        })
+            heard,
+        }
     }
 
     fn look_at(&self, metadata: &ObjectMeta, wall: SystemTime, now: Moment) -> Option<(String, Option<Ending>)> {
@@ -239,7 +251,7 @@ mod tests {
     #[track_caller]
     fn expect(changed: Option<Pods>, pods: &[(&str, Option<Deletion>)]) {
         let known = pods.iter().map(|(uid, deletion)| ((*uid).to_owned(), *deletion)).collect();
-        assert_eq!(changed, Some(Pods { known, complete: true }));
+        assert_eq!(changed, Some(Pods { known, complete: true, heard: true }));
     }
 
     #[test]

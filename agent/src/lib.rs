@@ -9,12 +9,17 @@ mod door;
 pub mod hands;
 pub mod host;
 mod http;
+mod identity;
+pub mod killpoint;
 mod kube;
+mod logind;
 mod metrics;
 mod paths;
 mod probe;
 mod reconcile;
 mod report;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod telemetry;
 mod vitals;
 mod window;

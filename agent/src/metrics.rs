@@ -6,7 +6,6 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use moorline_shared::happening::{Happening, action};
-use moorline_shared::id::User;
 use moorline_shared::plan::Step;
 use moorline_shared::report::{Report, ServerState, TunnelState};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, text};
@@ -46,6 +45,10 @@ define! {
         "Always 1; the label says which version runs";
     ROUND_AGE: "moorline_loop_round_age_seconds" Gauge of "seconds" by [],
         "Since the loop's last round; over 15 it is stuck, and /healthz says so";
+    ROUNDS: "moorline_loop_rounds_total" Counter of "rounds" by [],
+        "Rounds of the loop: two a second while a volume is there, one every five seconds otherwise, and one for what comes in";
+    ROUND_TIME: "moorline_loop_busy_seconds_total" Counter of "seconds" by [],
+        "Time that the loop spent in its rounds, which wait for nothing";
     PROBLEMS: "moorline_problems" Gauge of "problems" by [],
         "What is wrong with the objects and which steps fail, as `moorline status` lists it";
 
@@ -136,6 +139,8 @@ type Number = Gauge<f64, std::sync::atomic::AtomicU64>;
 /// What has been counted since the agent began. Everything else is read from its report when somebody asks.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
+    rounds: Counter,
+    round_time: Counter<f64, std::sync::atomic::AtomicU64>,
     failovers: Family<OfShare, Counter>,
     copies_replaced: Family<OfShare, Counter>,
     aborts: Family<OfMode, Counter>,
@@ -150,6 +155,8 @@ impl Default for Metrics {
         // A clone takes milliseconds, a mount over a long way a second; CSI calls are answered after 15 s.
         const BOUNDS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
         Self {
+            rounds: Counter::default(),
+            round_time: Counter::default(),
             failovers: Family::default(),
             copies_replaced: Family::default(),
             aborts: Family::default(),
@@ -166,7 +173,7 @@ impl Metrics {
         match happening {
             Happening::FailedOver { new, .. } => drop(self.failovers.get_or_create(&of_share(&new.share)).inc()),
             Happening::Aborting { superblock, .. } => {
-                let mode = mode(superblock.user == User::ReadOnly);
+                let mode = mode(!superblock.user.writes());
                 self.aborts.get_or_create(&OfMode { share: superblock.share.to_string(), mode }).inc();
             }
             Happening::Fenced { namespace } => {
@@ -178,6 +185,11 @@ impl Metrics {
             }
             _ => {}
         }
+    }
+
+    pub(crate) fn made_a_round(&self, took: Duration) {
+        self.rounds.inc();
+        self.round_time.inc_by(took.as_secs_f64());
     }
 
     pub(crate) fn step_failed(&self, step: &Step) {
@@ -206,6 +218,8 @@ impl Metrics {
             page.add_shares(report);
             self.begin_at_zero(report);
         }
+        page.add(&ROUNDS, self.rounds.clone());
+        page.add(&ROUND_TIME, self.round_time.clone());
         page.add(&PUBLISH_DURATION, self.publish_duration.clone());
         page.add(&FAILOVERS, self.failovers.clone());
         page.add(&COPIES_REPLACED, self.copies_replaced.clone());

@@ -29,6 +29,20 @@ impl Paths {
         self.mounts().join(id.to_string())
     }
 
+    /// The empty file system that lies below every publication.
+    pub fn seal(&self) -> PathBuf {
+        self.node().join("seal")
+    }
+
+    /// Marks of superblocks that are ended for good, as far as that has come.
+    pub fn given_up(&self) -> PathBuf {
+        self.node().join("given-up")
+    }
+
+    pub fn mark_of_end(&self, id: &SuperblockId) -> PathBuf {
+        self.given_up().join(id.to_string())
+    }
+
     pub fn namespaces(&self) -> PathBuf {
         self.node().join("netns")
     }
@@ -59,9 +73,26 @@ impl Paths {
         self.node().join("objects.json")
     }
 
-    /// The only directory that volumes are published in.
+    /// The boot of the node in which all this was written down.
+    pub fn boot(&self) -> PathBuf {
+        self.node().join("boot")
+    }
+
+    /// The only directory that pods' volumes are published in.
     pub fn pods(&self) -> PathBuf {
         self.kubelet.join("pods")
+    }
+
+    /// Where kubelet binds the subPaths of a pod's volumes.
+    pub fn sub_paths(&self, uid: &str) -> PathBuf {
+        self.pods().join(uid).join("volume-subpaths")
+    }
+
+    /// The pod, if it is such a place.
+    pub fn pod_of_sub_path<'a>(&self, path: &'a Path) -> Option<&'a str> {
+        let mut below = path.strip_prefix(self.pods()).ok()?.iter();
+        let (uid, kind) = (below.next()?.to_str()?, below.next()?);
+        (kind == "volume-subpaths").then_some(uid)
     }
 
     // Kubelet's gRPC client sends a socket's path, percent-encoded, as the authority of its requests, and our HTTP/2
@@ -78,6 +109,11 @@ impl Paths {
 
     pub fn api_socket(&self) -> PathBuf {
         self.run.join("agent.sock")
+    }
+
+    /// On the node's disk: it outlives a boot, as what servers keep for the node does.
+    pub fn client_id(&self) -> PathBuf {
+        "/var/lib/moorline/client-id".into()
     }
 
     pub fn lock(&self) -> PathBuf {

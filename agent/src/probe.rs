@@ -1,7 +1,7 @@
 //! Is a server there? An RPC over a plain socket: no mount is touched, so nothing here can hang on one.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
+use crate::paths::from_agent;
 use crate::reconcile::Clock;
 
 /// From the end of one question to the next.
@@ -19,7 +20,7 @@ const NFS_PORT: u16 = 2049;
 /// A server, asked through the network namespace that leads to it.
 pub(crate) struct Question {
     pub namespace: PathBuf,
-    pub server: std::net::IpAddr,
+    pub server: IpAddr,
     /// How long it may take for one answer.
     pub patience: Duration,
 }
@@ -31,7 +32,7 @@ impl Question {
     }
 
     async fn call_null(&self, clock: &Clock) -> io::Result<Duration> {
-        let socket = namespace::tcp_socket(&self.namespace, self.server.is_ipv6())?;
+        let socket = namespace::tcp_socket(&from_agent(&self.namespace), self.server.is_ipv6())?;
         let mut stream = TcpSocket::from_std_stream(socket).connect(SocketAddr::new(self.server, NFS_PORT)).await?;
         let call = null_call();
         let asked = clock();

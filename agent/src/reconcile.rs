@@ -1,10 +1,13 @@
 //! The one loop: snapshot, plan, steps, observation.
 
 mod callers;
+mod orphans;
 mod servers;
+mod shutdown;
 mod telling;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +15,7 @@ use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Deletion, Liveness, Moment, Observed, Pods, Server};
-use moorline_shared::plan::{self, Desired, Lane, Step};
+use moorline_shared::plan::{self, Desired, Jitter, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
 use moorline_shared::yaml::Problem;
@@ -27,10 +30,15 @@ use crate::window::Window;
 
 use callers::Waiter;
 pub(crate) use callers::{Denied, Reply};
+use orphans::Orphans;
+use servers::Looker;
+use shutdown::Leaving;
 
 /// From one look at the host to the next, while something is published.
 const LOOK: Duration = Duration::from_millis(500);
 const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// While the node shuts down, which waits for us.
+const HASTY_LOOK: Duration = Duration::from_millis(100);
 /// How long another target is preferred to one that would not let a share be mounted.
 const UNMOUNTABLE: Duration = Duration::from_secs(60);
 
@@ -49,6 +57,15 @@ pub(crate) enum Event {
         uid: String,
         grace: Duration,
     },
+    /// The node shuts down. It waits as long as the lock is open, and `within` at most.
+    ShuttingDown {
+        within: Duration,
+        lock: OwnedFd,
+    },
+    /// It does not after all.
+    GoesOn,
+    /// The agent is asked to end: answered when it may.
+    Stop(oneshot::Sender<()>),
     Probed {
         namespace: NamespaceId,
         /// How long the answer took, if one came.
@@ -64,8 +81,11 @@ pub(crate) enum Event {
         step: Step,
         result: Result<(), StepError>,
     },
-    /// All steps of a lane are done.
-    Free(Lane),
+    /// All steps of a lane are done, the last of them so, unless it ended in a bug.
+    Free {
+        lane: Lane,
+        last: Option<(Step, Result<(), StepError>)>,
+    },
 }
 
 /// A step that failed is tried again later each time.
@@ -75,11 +95,19 @@ struct Setback {
     said: String,
 }
 
+/// What differs from node to node.
+pub(crate) struct Habits {
+    pub(crate) jitter: Jitter,
+    /// How long kubelet may take to give back the volumes of a pod that is gone.
+    pub(crate) orphan_patience: Duration,
+}
+
 /// Reads the clock: the loop itself does not.
 pub(crate) type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 
 pub(crate) struct Reconciler {
     node: String,
+    habits: Habits,
     host: Arc<Host>,
     clock: Clock,
     events: mpsc::Sender<Event>,
@@ -93,14 +121,17 @@ pub(crate) struct Reconciler {
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
     pods: Pods,
-    lookers: BTreeMap<(Name, u32), JoinHandle<()>>,
-    stale: BTreeSet<(Name, u32)>,
+    /// Those that have volumes here and are not listed any more.
+    gone: BTreeSet<String>,
+    lookers: BTreeMap<(Name, u32), Looker>,
+    /// Since when each is.
+    stale: BTreeMap<(Name, u32), Moment>,
     /// Until when a share is not tried again on a target that would not let it be mounted, if another may serve it.
     unmountable: BTreeMap<(Name, TargetId), Moment>,
     /// Steps that are under way.
     busy: BTreeMap<Lane, Vec<Step>>,
-    setbacks: HashMap<Step, Setback>,
-    waiters: HashMap<PublicationId, Vec<Waiter>>,
+    setbacks: BTreeMap<Step, Setback>,
+    waiters: BTreeMap<PublicationId, Vec<Waiter>>,
     /// Superblocks whose end with an error was logged: it is repeated as long as they are held.
     said_aborting: BTreeSet<SuperblockId>,
     /// What each share waits for, as it was last logged.
@@ -109,11 +140,14 @@ pub(crate) struct Reconciler {
     said_servers: BTreeMap<NamespaceId, Liveness>,
     /// When publications that are not there yet were first asked for.
     asked: BTreeMap<PublicationId, Moment>,
+    orphans: Orphans,
+    leaving: Leaving,
 }
 
 impl Reconciler {
     pub(crate) fn new(
         node: String,
+        habits: Habits,
         host: Arc<Host>,
         clock: Clock,
         events: mpsc::Sender<Event>,
@@ -128,33 +162,45 @@ impl Reconciler {
             clock,
             events,
             window,
-            desired: Arc::new(Desired { objects, publications }),
+            desired: Arc::new(Desired { objects, publications, jitter: habits.jitter.clone(), shutdown: None }),
+            habits,
             files: Reading::default(),
             problems: Vec::new(),
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
             pods: Pods::default(),
+            gone: BTreeSet::new(),
             lookers: BTreeMap::new(),
-            stale: BTreeSet::new(),
+            stale: BTreeMap::new(),
             unmountable: BTreeMap::new(),
             busy: BTreeMap::new(),
-            setbacks: HashMap::new(),
-            waiters: HashMap::new(),
+            setbacks: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             said_aborting: BTreeSet::new(),
             said_waiting: BTreeMap::new(),
             said_servers: BTreeMap::new(),
             asked: BTreeMap::new(),
+            orphans: Orphans::default(),
+            leaving: Leaving::default(),
         })
     }
 
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         let mut looked_at = Moment::ZERO;
         loop {
-            let idle = self.desired.publications.is_empty() && self.busy.is_empty();
-            let due = looked_at + if idle { IDLE_LOOK } else { LOOK };
+            let quiet = self.busy.is_empty() && self.setbacks.is_empty();
+            let idle = self.desired.publications.is_empty() && quiet;
+            let pause = match () {
+                () if self.is_leaving() => HASTY_LOOK,
+                () if idle => IDLE_LOOK,
+                () => LOOK,
+            };
+            let due = looked_at + pause;
             // Both branches are cancel-safe: `recv` loses no event when the other one wins, and the timer has no state.
             let mut news = tokio::select! {
+                // In this order, so that a simulated run is the same each time; a round follows from either.
+                biased;
                 event = events.recv() => match event {
                     Some(event) => self.handle(event),
                     None => return,
@@ -168,6 +214,7 @@ impl Reconciler {
             if news || (self.clock)() >= due {
                 looked_at = (self.clock)();
                 self.round();
+                self.window.metrics.made_a_round((self.clock)().saturating_sub(looked_at));
                 self.window.vitals.made_a_round();
             }
         }
@@ -187,7 +234,14 @@ impl Reconciler {
                 }
                 return false;
             }
-            Event::Pods(pods) => self.pods = pods,
+            Event::Pods(pods) => {
+                if pods.complete {
+                    self.gone.extend(self.pods.known.keys().cloned());
+                }
+                let mine: BTreeSet<&String> = self.desired.publications.values().map(|p| &p.pod.uid).collect();
+                self.gone.retain(|uid| mine.contains(uid) && !pods.known.contains_key(uid));
+                self.pods = pods;
+            }
             Event::Deleted { uid, grace } => {
                 let asked = (self.clock)();
                 // Told of for as long as it has volumes here.
@@ -195,10 +249,16 @@ impl Reconciler {
                 self.pods.known.retain(|uid, _| mine(uid));
                 self.pods.known.insert(uid, Some(Deletion { asked, ends: asked + grace }));
             }
+            Event::ShuttingDown { within, lock } => self.shut_down(within, lock),
+            Event::GoesOn => self.go_on(),
+            Event::Stop(done) => self.stop(done),
             Event::Probed { namespace, answer } => return self.note_probe(&namespace, answer),
             Event::Looked { share, epoch, stale } => return self.note_look((share, epoch), stale),
             Event::Did { step, result } => self.note_result(step, result),
-            Event::Free(lane) => drop(self.busy.remove(&lane)),
+            Event::Free { lane, last } => {
+                self.busy.remove(&lane);
+                last.into_iter().for_each(|(step, result)| self.note_result(step, result));
+            }
         }
         true
     }
@@ -278,15 +338,36 @@ impl Reconciler {
         let mut observed = self.host.observe(&self.desired.publications, containers)?;
         observed.servers = self.servers.clone();
         observed.pods = self.pods.clone();
+        observed.gone = self.gone.clone();
         observed.stale = self.stale.clone();
         let now = (self.clock)();
         let refused = self.unmountable.iter().filter(|(_, until)| **until > now);
         observed.unmountable = refused.map(|(which, _)| which.clone()).collect();
+        self.note_flushes(&mut observed);
         plan::note_under_way(&mut observed, self.busy.values().flatten());
         Ok(observed)
     }
 
+    /// Asks for the node mounts that Shares ask for, and takes back the others, as if kubelet did.
+    fn follow_node_mounts(&mut self) {
+        for publication in self.desired.node_mount_changes() {
+            if let Err(error) = self.host.record(&publication) {
+                // Only one that is to go would be forgotten by a new agent, and stay mounted.
+                error!("{}", chain(&error));
+            }
+            let id = publication.id();
+            Arc::make_mut(&mut self.desired).publications.insert(id, publication.clone());
+            self.forget_setbacks(id);
+            if publication.wanted {
+                self.tell_publishing(id);
+            } else {
+                self.tell(&Happening::Unpublishing(publication));
+            }
+        }
+    }
+
     fn round(&mut self) {
+        self.follow_node_mounts();
         let now = (self.clock)();
         let watched = self.window.is_watched();
         let observed = match self.observe_what_matters(now, watched) {
@@ -299,7 +380,11 @@ impl Reconciler {
         } else {
             self.revise(&observed);
         }
-        self.reconsider(&observed);
+        // What is let go of by a node that shuts down is not judged again.
+        if self.desired.shutdown.is_none() {
+            self.reconsider(&observed);
+            self.take_back_orphans(&observed, now);
+        }
         self.probe(&observed);
         self.look(&observed);
         self.answer(&observed, now);
@@ -309,6 +394,7 @@ impl Reconciler {
             self.window.show(self.report(&observed));
         }
         let steps = plan::plan(&self.desired, &observed, now);
+        self.let_go(&observed, &steps, now);
         self.setbacks.retain(|step, _| steps.contains(step) || self.busy.contains_key(&step.lane()));
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
         for step in steps {
@@ -322,6 +408,7 @@ impl Reconciler {
         self.said_aborting.retain(|superblock| observed.superblocks.contains(superblock));
         for (lane, steps) in lanes {
             steps.iter().for_each(|step| self.tell_what_is_lost(step));
+            self.note_flush_begins(&steps, now);
             self.execute(lane, steps);
         }
     }
@@ -332,28 +419,43 @@ impl Reconciler {
         let (host, desired, events) = (self.host.clone(), self.desired.clone(), self.events.clone());
         // The loop ends before its executors only when the process does: nobody minds what can't be sent then.
         let work = async move {
+            let mut last = None;
             for step in steps {
+                if let Some((step, result)) = last.take() {
+                    let _ = events.send(Event::Did { step, result }).await;
+                }
                 let result = host.perform(&step, &desired).await;
-                let _ = events.send(Event::Did { step, result }).await;
+                let failed = result.is_err();
+                last = Some((step, result));
+                // It may have taken long: what comes after it is planned anew, as things are by now.
+                if failed {
+                    break;
+                }
             }
+            last
         };
         let events = self.events.clone();
         tokio::spawn(async move {
-            // A panic ends the step, not the lane.
-            if let Err(panic) = tokio::spawn(work).await {
+            // A panic ends the step, not the lane. The last step's end and the lane's are one event, and so one round.
+            let last = tokio::spawn(work).await.unwrap_or_else(|panic| {
                 error!("a step of {lane:?} ended in a bug: {panic}");
-            }
-            let _ = events.send(Event::Free(lane)).await;
+                None
+            });
+            let _ = events.send(Event::Free { lane, last }).await;
         });
     }
 
     fn note_result(&mut self, step: Step, result: Result<(), StepError>) {
+        if let Step::Flush(id) = &step {
+            self.note_flush(id, result.is_ok());
+        }
         match result {
             Ok(()) => {
                 match &step {
                     // Repeated as long as anything holds it: what opens it later must not wait either. Less and less
                     // often, since each costs a process.
-                    Step::Abort(_) => {
+                    Step::Abort(id) => {
+                        self.note_abort(id);
                         let until = (self.clock)();
                         let pause =
                             self.setbacks.entry(step).or_insert(Setback { count: 0, until, said: String::new() });
@@ -364,7 +466,14 @@ impl Reconciler {
                     Step::Unpublish(id) => {
                         self.tell_done(&step);
                         self.asked.remove(id);
-                        Arc::make_mut(&mut self.desired).publications.remove(id);
+                        let gone = Arc::make_mut(&mut self.desired).publications.remove(id);
+                        // Told of, and not listed: nobody else will say that the pod is no more.
+                        if let Some(gone) = gone.filter(|_| !self.pods.complete) {
+                            let uid = &gone.pod.uid;
+                            if !self.desired.publications.values().any(|publication| publication.pod.uid == *uid) {
+                                self.pods.known.remove(uid);
+                            }
+                        }
                     }
                     step => self.tell_done(step),
                 }

@@ -1,6 +1,6 @@
 //! The agent's view, as `moorline status` shows it.
 
-use moorline_shared::id::{SuperblockId, User};
+use moorline_shared::id::SuperblockId;
 use moorline_shared::observed::{Liveness, Moment, Observed, Tunnel};
 use moorline_shared::plan::{self, Desired};
 use moorline_shared::publication::Publication;
@@ -55,7 +55,7 @@ fn mount_report(id: &SuperblockId, desired: &Desired, observed: &Observed, now: 
         superblock: id.to_string(),
         share: id.share.to_string(),
         target: id.namespace.target.to_string(),
-        read_only: id.user == User::ReadOnly,
+        read_only: !id.user.writes(),
         health: plan::health(desired, observed, now, id),
         copies: observed.copies.get(id).map_or(0, |copies| copies.all),
     }
@@ -63,15 +63,20 @@ fn mount_report(id: &SuperblockId, desired: &Desired, observed: &Observed, now: 
 
 fn publication_report(publication: &Publication, observed: &Observed) -> PublicationReport {
     let there = observed.is_published(publication.id());
+    let leaves = matches!(observed.pods.known.get(&publication.pod.uid), Some(Some(_)));
     PublicationReport {
         id: publication.id().to_string(),
         share: publication.share.to_string(),
+        sub_path: publication.sub_path.clone(),
         namespace: publication.pod.namespace.clone(),
         pod: publication.pod.name.clone(),
         pod_uid: publication.pod.uid.clone(),
+        node: publication.node,
         read_only: publication.read_only,
         target_path: publication.target_path.clone(),
         state: match (publication.wanted, there) {
+            // Of a pod that is being deleted nothing comes any more: it was hidden from kubelet.
+            (true, false) if leaves => PublicationState::Unpublishing,
             (false, _) => PublicationState::Unpublishing,
             (true, true) => PublicationState::Published,
             (true, false) => PublicationState::Publishing,

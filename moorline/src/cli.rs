@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use humantime::Duration;
 
 /// Remote storage, moored to Kubernetes nodes: NFS through WireGuard.
 #[derive(Debug, Parser)]
@@ -40,6 +41,12 @@ pub(crate) struct Agent {
     /// Where /healthz, /readyz and /metrics are answered over HTTP.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9810")]
     pub(crate) health_address: SocketAddr,
+    /// When a server is lost, each node waits up to so long before it goes to another: not all at once.
+    #[arg(long, value_name = "DURATION", env = "MOORLINE_RECOVERY_JITTER", default_value = "5s")]
+    pub(crate) recovery_jitter: Duration,
+    /// How long kubelet may take to give back the volumes of a pod that is gone; then they are detached.
+    #[arg(long, value_name = "DURATION", env = "MOORLINE_ORPHAN_PATIENCE", default_value = "2m")]
+    pub(crate) orphan_patience: Duration,
     /// How the log is written.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,

@@ -18,11 +18,12 @@ use clap::Parser;
 use cli::{Agent, Cli, Command, LogFormat};
 use exit::Exit;
 use moorline_agent::app::{self, Settings};
-use moorline_agent::hands;
+use moorline_agent::{hands, killpoint};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    killpoint::arm();
     let arguments: Vec<OsString> = env::args_os().collect();
     // Before anything else: a hand must have one thread, and needs none of what follows.
     if arguments.get(1).is_some_and(|argument| argument == hands::SUBCOMMAND) {
@@ -49,6 +50,7 @@ fn by_link(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 fn run_agent(agent: Agent) -> Exit {
+    moorline_sys::memory::keep_little();
     start_logging(agent.log_format);
     let settings = Settings {
         config: agent.config,
@@ -56,6 +58,8 @@ fn run_agent(agent: Agent) -> Exit {
         run: agent.run_dir,
         kubelet: agent.kubelet_dir,
         health: agent.health_address,
+        recovery_jitter: agent.recovery_jitter.into(),
+        orphan_patience: agent.orphan_patience.into(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {

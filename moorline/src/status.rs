@@ -52,8 +52,8 @@ pub(crate) fn show(report: &Report) -> String {
     let mut publications = table(&["namespace", "pod", "share", "mode", "state"]);
     for publication in &report.publications {
         publications.add_row([
-            Cell::new(&publication.namespace),
-            Cell::new(&publication.pod),
+            Cell::new(if publication.node { "(node)" } else { &publication.namespace }),
+            Cell::new(if publication.node { &publication.target_path } else { &publication.pod }),
             Cell::new(&publication.share),
             Cell::new(mode(publication.read_only)),
             Cell::new(format!("{:?}", publication.state)).fg(match publication.state {

@@ -4,6 +4,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication};
+use moorline_shared::sub_path::SubPath;
 use serde::Deserialize;
 use serde_json::json as value;
 
@@ -11,12 +12,13 @@ use super::{Api, body, query};
 use crate::http::{Body, json};
 use crate::reconcile::Denied;
 
-const EXPECTED: &str = "{\"share\": NAME, \"targetPath\": PATH, \"readOnly\": BOOL, \"pod\": {\"namespace\": NAME, \"name\": NAME, \"uid\": UID}}, and \"volumeId\" if there is one";
+const EXPECTED: &str = "{\"share\": NAME, \"targetPath\": PATH, \"readOnly\": BOOL, \"pod\": {\"namespace\": NAME, \"name\": NAME, \"uid\": UID}}, with \"subPath\" for a directory of the share, and \"volumeId\" if there is one";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Wanted {
     share: Name,
+    sub_path: Option<SubPath>,
     target_path: String,
     read_only: bool,
     pod: Pod,
@@ -25,8 +27,9 @@ struct Wanted {
 }
 
 impl From<Wanted> for Publication {
-    fn from(Wanted { share, target_path, read_only, pod, volume_id }: Wanted) -> Self {
-        Self { volume_id: volume_id.unwrap_or_default(), target_path, share, read_only, pod, wanted: true }
+    fn from(Wanted { share, sub_path, target_path, read_only, pod, volume_id }: Wanted) -> Self {
+        let volume_id = volume_id.unwrap_or_default();
+        Self { volume_id, target_path, share, sub_path, read_only, pod, node: false, wanted: true }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication};
+use moorline_shared::sub_path::SubPath;
 use tonic::{Request, Response, Status};
 
 use super::proto;
@@ -16,6 +18,7 @@ pub(crate) struct Node {
 
 /// What a volume may say of itself. Everything else is refused by name.
 const SHARE: &str = "share";
+const SUB_PATH: &str = "subPath";
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
 const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
@@ -58,8 +61,10 @@ impl Node {
             volume_id: request.volume_id,
             target_path: request.target_path,
             share: attributes.share,
+            sub_path: attributes.sub_path,
             read_only: request.readonly,
             pod: attributes.pod,
+            node: false,
             wanted: true,
         })
     }
@@ -78,7 +83,8 @@ fn status(denied: Denied) -> Status {
 }
 
 struct Attributes {
-    share: moorline_shared::name::Name,
+    share: Name,
+    sub_path: Option<SubPath>,
     pod: Pod,
 }
 
@@ -89,6 +95,12 @@ impl Attributes {
             .ok_or_else(|| Status::invalid_argument("volumeAttributes lack `share`, the name of a Share"))?;
         let share =
             share.parse().map_err(|error| Status::invalid_argument(format!("volumeAttributes.share: {error}")))?;
+        // An empty one is what a template leaves that was given none.
+        let sub_path = context.remove(SUB_PATH).filter(|path| !path.is_empty());
+        let sub_path = sub_path
+            .map(|path| path.parse::<SubPath>().map_err(|error| format!("volumeAttributes.subPath: {error}")))
+            .transpose()
+            .map_err(Status::invalid_argument)?;
         let mut pod = |key: &str, meaning: &str| {
             context.remove(key).filter(|value| !value.is_empty()).ok_or_else(|| {
                 Status::invalid_argument(format!(
@@ -104,9 +116,11 @@ impl Attributes {
         let mut unknown: Vec<&String> = context.keys().filter(|key| !IGNORED.contains(&key.as_str())).collect();
         unknown.sort();
         if unknown.is_empty() {
-            Ok(Self { share, pod })
+            Ok(Self { share, sub_path, pod })
         } else {
-            Err(Status::invalid_argument(format!("volumeAttributes {unknown:?} are not known; known is `share`")))
+            Err(Status::invalid_argument(format!(
+                "volumeAttributes {unknown:?} are not known; known are `share` and `subPath`"
+            )))
         }
     }
 }

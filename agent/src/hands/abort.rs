@@ -13,6 +13,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 
 use super::{Failure, doing, enter_host_mounts, open_path};
+use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
 const ROUNDS: u32 = 10;
@@ -29,6 +30,7 @@ pub(super) fn rounds(paths: &Paths, superblock: &SuperblockId) -> Result<(), Fai
     let pin = open_path(&base).map_err(doing(format!("open {}", base.display())))?;
     for _ in 0..ROUNDS {
         mount::abort(&base, pin.as_fd()).map_err(doing(format!("abort {}", base.display())))?;
+        killpoint::hit(Point::AbortedOnce);
         thread::sleep(BETWEEN);
     }
     Ok(())

@@ -1,17 +1,24 @@
 //! The agent's side of a hand.
 
+use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{Done, Failure, Request, SUBCOMMAND};
 
 /// How long a hand that was killed may take to end before it counts as left behind.
 const LAST_BREATH: Duration = Duration::from_secs(1);
+/// How many hands that are kept may be at work at once: a thousand volumes that come together shall not cost a thousand
+/// processes. One that takes longer than its turn is held up by somebody, and holds up nobody else.
+const TURNS: usize = 8;
+const TURN: Duration = Duration::from_millis(100);
 
 /// Hands that were killed and have not ended.
 static LEFT_BEHIND: AtomicU64 = AtomicU64::new(0);
@@ -36,45 +43,127 @@ impl HandsError {
     }
 }
 
-/// Performs a request in a process of its own, for `deadline` at most.
-pub async fn call(request: &Request, deadline: Duration) -> Result<Done, HandsError> {
-    let text = serde_json::to_vec(request).map_err(HandsError::Reply)?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("moorline")
-        .arg(SUBCOMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        // Nobody waits for it any more if this future is dropped.
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(HandsError::Start)?;
-    let outcome = timeout(deadline, exchange(&mut child, &text)).await;
-    reap(child);
-    let reply = outcome.map_err(|_| HandsError::Deadline(deadline))??;
-    serde_json::from_slice::<Result<Done, Failure>>(&reply).map_err(HandsError::Reply)?.map_err(HandsError::Failed)
+/// All hands of an agent. What leaves no trace in a process is done by one that is kept for the next time, since starting one
+/// takes longer than most of what it does; everything else by a process of its own.
+#[derive(Debug)]
+pub struct Hands {
+    idle: Mutex<Vec<Hand>>,
+    turns: Semaphore,
 }
 
-async fn exchange(child: &mut Child, request: &[u8]) -> Result<Vec<u8>, HandsError> {
-    let mut reply = Vec::new();
-    if let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) {
-        stdin.write_all(request).await.map_err(HandsError::Talk)?;
-        drop(stdin);
-        stdout.read_to_end(&mut reply).await.map_err(HandsError::Talk)?;
+impl Default for Hands {
+    fn default() -> Self {
+        Self { idle: Mutex::default(), turns: Semaphore::new(TURNS) }
     }
-    Ok(reply)
 }
 
-/// Ends the process and waits for it aside: one that the kernel holds ends when its server is back, or never.
-fn reap(mut child: Child) {
-    tokio::spawn(async move {
-        // The reply is in, or not wanted any more; an error says that it has ended already.
-        let _ = child.start_kill();
-        if timeout(LAST_BREATH, child.wait()).await.is_err() {
-            LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
-            let _ = child.wait().await;
-            LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);
+impl Hands {
+    /// Has a request performed, in `deadline` at most.
+    pub async fn call(&self, request: &Request, deadline: Duration) -> Result<Done, HandsError> {
+        let mut text = serde_json::to_vec(request).map_err(HandsError::Reply)?;
+        text.push(b'\n');
+        let kept = request.work.leaves_no_trace();
+        // Never closed, so there is always a turn to come.
+        let turn = if kept { self.turns.acquire().await.ok() } else { None };
+        let mut hand = match kept.then(|| self.take()).flatten() {
+            Some(hand) => hand,
+            None => Hand::start()?,
+        };
+        let outcome = {
+            let mut asking = pin!(timeout(deadline, hand.ask(&text)));
+            match timeout(TURN, asking.as_mut()).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    drop(turn);
+                    asking.await
+                }
+            }
+        };
+        match outcome {
+            Ok(Ok(reply)) => {
+                let reply = serde_json::from_slice::<Result<Done, Failure>>(&reply);
+                if kept && reply.is_ok() {
+                    self.keep(hand)
+                } else {
+                    hand.reap()
+                }
+                reply.map_err(HandsError::Reply)?.map_err(HandsError::Failed)
+            }
+            Ok(Err(error)) => {
+                hand.reap();
+                Err(HandsError::Talk(error))
+            }
+            Err(_) => {
+                hand.reap();
+                Err(HandsError::Deadline(deadline))
+            }
         }
-    });
+    }
+
+    fn take(&self) -> Option<Hand> {
+        let mut idle = self.idle();
+        // One that has ended meanwhile, whoever killed it, is reaped by asking.
+        std::iter::from_fn(|| idle.pop()).find_map(|mut hand| matches!(hand.child.try_wait(), Ok(None)).then_some(hand))
+    }
+
+    /// One waits for the next request. More of them, when many requests have come at once, wait only as long as others work.
+    fn keep(&self, hand: Hand) {
+        let mut idle = self.idle();
+        idle.push(hand);
+        // The turn of whoever calls this is not back yet.
+        if self.turns.available_permits() >= TURNS - 1 {
+            idle.drain(1..).for_each(Hand::reap);
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Hand>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A process that performs requests, a line each, for as long as it can read them.
+#[derive(Debug)]
+struct Hand {
+    child: Child,
+    requests: ChildStdin,
+    replies: BufReader<ChildStdout>,
+}
+
+impl Hand {
+    fn start() -> Result<Self, HandsError> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("moorline")
+            .arg(SUBCOMMAND)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Nobody waits for it any more if the future that asks it is dropped.
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(HandsError::Start)?;
+        let no_pipe = || HandsError::Start(std::io::Error::other("it has no pipe"));
+        let (requests, replies) = (child.stdin.take().ok_or_else(no_pipe)?, child.stdout.take().ok_or_else(no_pipe)?);
+        Ok(Self { child, requests, replies: BufReader::new(replies) })
+    }
+
+    async fn ask(&mut self, request: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut reply = Vec::new();
+        self.requests.write_all(request).await?;
+        self.replies.read_until(b'\n', &mut reply).await?;
+        Ok(reply)
+    }
+
+    /// Ends the process and waits for it aside: one that the kernel holds ends when its server is back, or never.
+    fn reap(mut self) {
+        tokio::spawn(async move {
+            // The reply is in, or not wanted any more; an error says that it has ended already.
+            let _ = self.child.start_kill();
+            if timeout(LAST_BREATH, self.child.wait()).await.is_err() {
+                LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
+                let _ = self.child.wait().await;
+                LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+    }
 }
 
 /// How many processes the kernel holds at the moment, after their work was given up or done.

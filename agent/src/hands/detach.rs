@@ -1,54 +1,130 @@
 //! Taking away what is no longer wanted: mounts of ours, by checked identity, and empty directories.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use moorline_shared::id::{SuperblockId, User};
+use moorline_shared::id::SuperblockId;
+use moorline_shared::publication::Publication;
 use moorline_sys::mount;
 use moorline_sys::mountinfo::{self, Device, Mount};
 use rustix::fs::{Mode, OFlags};
 
 use super::publish::open_fdinfo;
-use super::{Failure, abort, doing, enter_host_mounts, open_path};
+use super::{Failure, abort, doing, enter_host_mounts, seal};
+use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
-/// Detaches every layer of ours at the target, wherever the target is seen, and removes it.
-pub(super) fn unpublish(paths: &Paths, target: &Path) -> Result<(), Failure> {
+/// Detaches every layer of ours at the target, wherever the target is seen, and removes it. A node mount is left to
+/// whoever uses it.
+pub(super) fn unpublish(paths: &Paths, target: &Path, node: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
-    for place in mountinfo::sightings(&table()?, target) {
-        detach_layers(paths, &place)?;
+    if node {
+        let share = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, |_| true).contains(&top.device));
+        take_top(target, share, mount::unmount_unused)?;
     }
+    detach_layers(paths, target)?;
+    // A directory of a node's that was there before is not of our making, and stays.
+    if node && fs::symlink_metadata(target).is_ok_and(|target| target.mode() & 0o7777 != 0) {
+        return Ok(());
+    }
+    killpoint::hit(Point::TargetBare);
     remove_empty(target)
 }
 
-/// Topmost first.
-fn detach_layers(paths: &Paths, place: &Path) -> Result<(), Failure> {
-    let fdinfo = open_fdinfo()?;
-    let shown = place.display();
-    loop {
-        let table = table()?;
-        let ours: BTreeSet<Device> = table
-            .iter()
-            .filter(|mount| mount.mount_point.parent() == Some(&paths.mounts()))
-            .map(|mount| mount.device)
-            .collect();
-        let layers = table.iter().filter(|mount| mount.mount_point == place);
-        let Some(top) = layers.into_iter().find(|mount| mount.on_top(&table)) else { return Ok(()) };
-        if !ours.contains(&top.device) {
-            return Err(Failure::definite(format!("what is mounted at {shown} is not ours: unmount it by hand")));
+/// Detaches every layer of ours at the target, and leaves the directory.
+pub(super) fn detach(paths: &Paths, target: &Path) -> Result<(), Failure> {
+    enter_host_mounts()?;
+    detach_layers(paths, target)
+}
+
+/// Wherever the target is seen, topmost first.
+fn detach_layers(paths: &Paths, target: &Path) -> Result<(), Failure> {
+    for place in mountinfo::sightings(&table()?, target) {
+        let ours = |top: &Mount, table: &[Mount]| {
+            if devices(paths, table, |_| true).contains(&top.device) || seal::is_seal(top) {
+                return Ok(true);
+            }
+            let shown = place.display();
+            Err(Failure::definite(format!("what is mounted at {shown} is not ours: unmount it by hand")))
+        };
+        while take_top(&place, ours, mount::detach)? {}
+    }
+    Ok(())
+}
+
+/// Detaches what waits for this publication's server where kubelet looks: at its target, down to the seal, and at the
+/// subPaths that kubelet has bound for the pod.
+pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failure> {
+    enter_host_mounts()?;
+    let user = publication.user();
+    let its = |id: &SuperblockId| id.share == publication.share && id.user == user;
+    let take = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, its).contains(&top.device));
+    let table = table()?;
+    let sub_paths = paths.sub_paths(&publication.pod.uid);
+    let bound = table.iter().map(|mount| &mount.mount_point).filter(|place| place.starts_with(&sub_paths)).cloned();
+    let places: BTreeSet<PathBuf> =
+        mountinfo::sightings(&table, Path::new(&publication.target_path)).into_iter().chain(bound).collect();
+    // One that fails must not leave kubelet to wait for the others.
+    let failed = places.iter().filter_map(|place| {
+        loop {
+            match take_top(place, take, mount::detach) {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(failure) => return Some(failure.message),
+            }
         }
-        let opened = open_path(place).map_err(doing(format!("open {shown}")))?;
-        let id = mount::mount_id(&fdinfo, &opened).map_err(doing(format!("identify the mount at {shown}")))?;
-        drop(opened);
-        if id != top.id {
-            return Err(Failure { definite: false, message: format!("{shown} is another mount by now") });
-        }
-        mount::detach(place).map_err(doing(format!("detach {shown}")))?;
+    });
+    match failed.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => Ok(()),
+        message => Err(Failure { definite: false, message }),
     }
 }
 
-fn table() -> Result<Vec<Mount>, Failure> {
+/// Takes away the topmost mount at a place, if there is one and it is to go; false if not.
+fn take_top(
+    place: &Path,
+    wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>,
+    how: fn(&Path) -> io::Result<()>,
+) -> Result<bool, Failure> {
+    let shown = place.display();
+    let table = table()?;
+    let mut layers = table.iter().filter(|mount| mount.mount_point == place);
+    let Some(top) = layers.find(|mount| mount.on_top(&table)) else { return Ok(false) };
+    if !wanted(top, &table)? {
+        return Ok(false);
+    }
+    // A directory or a file. The name could mean another mount by now.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened =
+        rustix::fs::open(place, flags, Mode::empty()).map_err(|error| doing(format!("open {shown}"))(error.into()))?;
+    let id = mount::mount_id(&open_fdinfo()?, &opened).map_err(doing(format!("identify the mount at {shown}")))?;
+    drop(opened);
+    if id != top.id {
+        return Err(Failure { definite: false, message: format!("{shown} is another mount by now") });
+    }
+    match how(place) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Failure {
+            definite: false,
+            message: format!("{shown} is still used by a process (fuser -vm {shown} names it): it goes when that ends"),
+        }),
+        done => {
+            done.map_err(doing(format!("detach {shown}")))?;
+            killpoint::hit(Point::LayerDetached);
+            Ok(true)
+        }
+    }
+}
+
+/// The devices of those superblocks that base mounts of ours hold.
+fn devices(paths: &Paths, table: &[Mount], wanted: impl Fn(&SuperblockId) -> bool) -> BTreeSet<Device> {
+    let name = |mount: &Mount| mount.mount_point.file_name()?.to_str()?.parse().ok();
+    let bases = table.iter().filter(|mount| mount.mount_point.parent() == Some(&paths.mounts()));
+    bases.filter(|mount| name(mount).is_some_and(|id| wanted(&id))).map(|mount| mount.device).collect()
+}
+
+pub(super) fn table() -> Result<Vec<Mount>, Failure> {
     fs::read("/proc/self/mountinfo").map(|table| mountinfo::parse(&table)).map_err(doing("read the mount table"))
 }
 
@@ -57,19 +133,50 @@ fn table() -> Result<Vec<Mount>, Failure> {
 pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
     let base = paths.base(superblock);
+    if !table()?.iter().any(|mount| mount.mount_point == base) {
+        // What a hand left that was cut short.
+        return remove_empty(&base);
+    }
     let failed = match superblock.user {
         _ if abort => {
             abort::rounds(paths, superblock)?;
-            abort::for_good(paths, superblock).err()
+            killpoint::hit(Point::RetireAborted);
+            // Whoever comes after a hand that was cut short from here on must not show it to anybody again.
+            let mark = paths.mark_of_end(superblock);
+            fs::write(&mark, b"").map_err(doing(format!("write {}", mark.display())))?;
+            killpoint::hit(Point::RetireMarked);
+            let ended = abort::for_good(paths, superblock);
+            killpoint::hit(Point::RetireShutDown);
+            ended.err()
         }
-        User::ReadOnly => None,
-        User::ReadWrite(_) => flush(&base)
-            .err()
-            .map(doing(format!("write what the pods of {superblock} left unwritten: some of it is lost"))),
+        user if !user.writes() => None,
+        _ => {
+            let flushed = flush(&base);
+            killpoint::hit(Point::Flushed);
+            flushed.err().map(doing(format!("write what the pods of {superblock} left unwritten: some of it is lost")))
+        }
     };
     mount::detach(&base).map_err(doing(format!("detach {}", base.display())))?;
+    killpoint::hit(Point::BaseDetached);
     remove_empty(&base)?;
+    remove_mark(paths, superblock)?;
     failed.map_or(Ok(()), Err)
+}
+
+pub(super) fn remove_mark(paths: &Paths, superblock: &SuperblockId) -> Result<(), Failure> {
+    let mark = paths.mark_of_end(superblock);
+    match fs::remove_file(&mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(doing(format!("remove {}", mark.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes what pods left unwritten, and takes nothing away.
+pub(super) fn flush_alone(paths: &Paths, superblock: &SuperblockId) -> Result<(), Failure> {
+    enter_host_mounts()?;
+    flush(&paths.base(superblock)).map_err(doing(format!("write what the pods of {superblock} left unwritten")))
 }
 
 fn flush(base: &Path) -> io::Result<()> {
@@ -78,10 +185,16 @@ fn flush(base: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(root)?)
 }
 
-/// `rmdir`, which takes neither a mount point nor a directory that holds something.
+/// `rmdir`, which takes neither a mount point nor a directory that holds something. What holds something holds nothing of
+/// ours, and stays.
 fn remove_empty(directory: &Path) -> Result<(), Failure> {
     match fs::remove_dir(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory
+            ) =>
+        {
             Err(doing(format!("remove the empty directory {}", directory.display()))(error))
         }
         _ => Ok(()),

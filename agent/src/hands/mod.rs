@@ -1,5 +1,5 @@
 //! What must happen in other namespaces, or may block on a dead server: done in a re-exec of this binary, with one
-//! thread, which may be killed or left behind. The request comes as JSON on stdin, the reply goes as JSON to stdout.
+//! thread, which may be killed or left behind. Requests come as lines of JSON on stdin, replies go so to stdout.
 
 mod abort;
 mod call;
@@ -10,25 +10,31 @@ mod namespace;
 mod prepare;
 mod publish;
 mod replace;
+mod seal;
 mod shut_down;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::net::IpAddr;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::plan::Tuning;
+use moorline_shared::publication::Publication;
 use moorline_shared::share::MountOptions;
+use moorline_shared::sub_path::SubPath;
 use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use call::left_behind;
-pub use call::{HandsError, call};
+pub use call::{Hands, HandsError};
+pub(crate) use seal::is_seal;
 
+use crate::killpoint;
 use crate::paths::{HOST_MOUNTS, Paths};
 
 /// The name that makes our binary do a request instead of anything else.
@@ -45,27 +51,59 @@ pub enum Work {
     /// Make the file system that holds our mounts and state.
     Prepare,
     MakeNamespace(Namespace),
-    /// Give the node's own network namespace this name.
-    NameHostNetwork(NamespaceId),
+    /// Give the node's own network namespace this name, and its NFS client one if it has none.
+    NameHostNetwork {
+        id: NamespaceId,
+        client_identifier: String,
+    },
     /// End the read-write superblocks of a namespace for good, where the kernel can.
     ShutDown(NamespaceId),
     RemoveNamespace(NamespaceId),
     Mount(Mount),
     Publish(Publish),
     Replace(Replace),
+    Flush {
+        superblock: SuperblockId,
+    },
     Abort {
         superblock: SuperblockId,
     },
     Look {
         superblock: SuperblockId,
     },
+    /// Detach what is ours at the target, whoever uses it.
+    Detach {
+        target_path: PathBuf,
+    },
     Unpublish {
         target_path: PathBuf,
+        /// A node mount, which is taken from nobody.
+        node: bool,
+    },
+    /// Leave nothing of it on the host that kubelet would meet.
+    Hide {
+        publication: Publication,
     },
     Retire {
         superblock: SuperblockId,
         abort: bool,
     },
+}
+
+impl Work {
+    /// Whether a process that has done it, and is back in the host's mount namespace, is as it was: what enters a network
+    /// namespace is not. And nothing that waits for a server, unless it is asked of one that answers.
+    fn leaves_no_trace(&self) -> bool {
+        matches!(
+            self,
+            Self::Publish(_)
+                | Self::Unpublish { .. }
+                | Self::Detach { .. }
+                | Self::Hide { .. }
+                | Self::Replace(_)
+                | Self::Look { .. }
+        )
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,7 +131,9 @@ pub struct Mount {
 pub struct Publish {
     pub superblock: SuperblockId,
     pub target_path: PathBuf,
+    pub sub_path: Option<SubPath>,
     pub read_only: bool,
+    pub node: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -135,22 +175,48 @@ fn doing(action: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure { definite: false, message: format!("{action}: {error}") }
 }
 
-/// The whole life of a hand: one request, one reply.
+/// The whole life of a hand: a reply to each request, until nobody is left who could ask.
 pub fn main() -> ExitCode {
+    // The agent's death is its hands' as well: the next agent finds no work of the last one under way. Where the kernel
+    // does not let it end, it ends when it is let go.
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        let failure: Result<Done, Failure> = Err(doing("ask to end with the agent")(error.into()));
+        let _ = reply(&failure);
+        return ExitCode::FAILURE;
+    }
     // Its standard error is the agent's log, which holds whole lines of its own format and nothing else.
     panic::set_hook(Box::new(|bug| {
-        let reply: Result<Done, Failure> = Err(Failure { definite: false, message: format!("a bug: {bug}") });
         // Nobody is left who could be told if this fails.
-        let _ = io::stdout().write_all(&serde_json::to_vec(&reply).unwrap_or_default());
+        let _ = reply(&Err(Failure { definite: false, message: format!("a bug: {bug}") }));
     }));
-    let mut text = Vec::new();
-    let reply = match io::stdin().read_to_end(&mut text).map(|_| serde_json::from_slice::<Request>(&text)) {
-        Ok(Ok(request)) => perform(&request),
-        Ok(Err(error)) => Err(Failure::definite(format!("read the request: {error}"))),
-        Err(error) => Err(doing("read the request")(error)),
-    };
-    let sent = serde_json::to_vec(&reply).map_err(io::Error::from).and_then(|text| io::stdout().write_all(&text));
-    if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let (mut requests, mut line) = (io::stdin().lock(), Vec::new());
+    loop {
+        line.clear();
+        match requests.read_until(b'\n', &mut line) {
+            Ok(0) => return ExitCode::SUCCESS,
+            Ok(_) => {}
+            Err(_) => return ExitCode::FAILURE,
+        }
+        let request = serde_json::from_slice::<Request>(&line);
+        let result = match &request {
+            Ok(request) => perform(request).inspect(|_| killpoint::hit(killpoint::untold(&request.work))),
+            Err(error) => Err(Failure { definite: false, message: format!("read the request: {error}") }),
+        };
+        // Before it says that it is done: a container's mounts are not to be held by who waits for the next request.
+        let at_home = request.is_ok_and(|request| request.work.leaves_no_trace() && enter_host_mounts().is_ok());
+        if reply(&result).is_err() {
+            return ExitCode::FAILURE;
+        }
+        if !at_home {
+            return ExitCode::SUCCESS;
+        }
+    }
+}
+
+fn reply(result: &Result<Done, Failure>) -> io::Result<()> {
+    let mut text = serde_json::to_vec(result)?;
+    text.push(b'\n');
+    io::stdout().write_all(&text)
 }
 
 fn perform(request: &Request) -> Result<Done, Failure> {
@@ -158,22 +224,31 @@ fn perform(request: &Request) -> Result<Done, Failure> {
     let done = match &request.work {
         Work::Prepare => prepare::prepare(paths),
         Work::MakeNamespace(wanted) => namespace::make(paths, wanted),
-        Work::NameHostNetwork(id) => namespace::name_host_network(paths, id),
+        Work::NameHostNetwork { id, client_identifier } => namespace::name_host_network(paths, id, client_identifier),
         Work::ShutDown(id) => shut_down::shut_down(paths, id),
         Work::RemoveNamespace(id) => namespace::remove(paths, id),
         Work::Mount(wanted) => mount::mount(paths, wanted),
         Work::Publish(wanted) => publish::publish(paths, wanted),
         Work::Replace(wanted) => return replace::replace(paths, wanted),
+        Work::Flush { superblock } => detach::flush_alone(paths, superblock),
         Work::Abort { superblock } => abort::abort(paths, superblock),
         Work::Look { superblock } => look::look(paths, superblock),
-        Work::Unpublish { target_path } => detach::unpublish(paths, target_path),
+        Work::Detach { target_path } => detach::detach(paths, target_path),
+        Work::Unpublish { target_path, node } => detach::unpublish(paths, target_path, *node),
+        Work::Hide { publication } => detach::hide(paths, publication),
         Work::Retire { superblock, abort } => detach::retire(paths, superblock, *abort),
     };
     done.map(|()| Done::default())
 }
 
 fn enter_host_mounts() -> Result<(), Failure> {
-    File::open(HOST_MOUNTS).and_then(sys_namespace::enter_mounts).map_err(doing(
+    /// Opened once: a container's namespace, from which a hand comes back, need not have a /proc, and not the host's.
+    static HOST: OnceLock<File> = OnceLock::new();
+    let entered = match HOST.get() {
+        Some(host) => sys_namespace::enter_mounts(host),
+        None => File::open(HOST_MOUNTS).and_then(|host| sys_namespace::enter_mounts(HOST.get_or_init(|| host))),
+    };
+    entered.map_err(doing(
         "enter the host's mount namespace (does the agent's pod have hostPID, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE?)",
     ))
 }

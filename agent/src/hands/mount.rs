@@ -2,15 +2,17 @@
 
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::path::Path;
 
 use moorline_sys::mount::{self, Setting};
-use moorline_sys::mountinfo::{self, Attributes};
+use moorline_sys::mountinfo::Attributes;
 use moorline_sys::namespace;
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
+use super::detach::remove_mark;
 use super::{Failure, Mount, doing, enter_host_mounts};
+use crate::killpoint::{self, Point};
 use crate::paths::{Paths, from_agent};
-use moorline_shared::id::User;
 
 pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
     let network = from_agent(&paths.namespace(&wanted.superblock.namespace));
@@ -18,13 +20,15 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
     // The client's sockets stay in the network namespace that this process is in when it makes the superblock.
     namespace::enter_network(network).map_err(doing("enter the network namespace"))?;
     enter_host_mounts()?;
+    // Of an earlier one of the same name, which is gone.
+    remove_mark(paths, &wanted.superblock)?;
 
     let server = wanted.server.to_string();
     let source = match wanted.server {
         IpAddr::V4(_) => format!("{server}:{}", wanted.export),
         IpAddr::V6(_) => format!("[{server}]:{}", wanted.export),
     };
-    let read_only = wanted.superblock.user == User::ReadOnly;
+    let read_only = !wanted.superblock.user.writes();
     let options = &wanted.options;
     let numbers = [
         ("timeo", options.timeo.or(Some(600))),
@@ -53,6 +57,8 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
     settings.extend(numbers.iter().map(|(name, number)| Setting::Value(name, number)));
     let attributes = Attributes { read_only, no_suid: true, no_dev: true, no_exec: options.no_exec };
     let mounted = mount::create("nfs4", &settings, attributes).map_err(|refusal| explain(wanted, &refusal))?;
+    killpoint::hit(Point::SuperblockMade);
+    read_ahead(&mounted, wanted.tuning.readahead)?;
     let base = paths.base(&wanted.superblock);
     match fs::create_dir(&base) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -60,16 +66,17 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
         }
         _ => {}
     }
-    mount::attach(&mounted, &base).map_err(doing(format!("mount {}", base.display())))?;
-    read_ahead(&base, wanted.tuning.readahead)
+    killpoint::hit(Point::BaseMade);
+    mount::attach(&mounted, &base).map_err(doing(format!("mount {}", base.display())))
 }
 
-/// Readahead belongs to the superblock's backing device, and is no mount option.
-fn read_ahead(base: &Path, kib: u32) -> Result<(), Failure> {
-    let table = fs::read("/proc/self/mountinfo").map_err(doing("read the mount table"))?;
-    let mount = mountinfo::parse(&table).into_iter().find(|mount| mount.mount_point == base);
-    let Some(mount) = mount else { return Ok(()) };
-    let file = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
+/// Readahead belongs to the superblock's backing device, and is no mount option. Set before the mount has a place: what is
+/// found mounted is taken for whole.
+fn read_ahead(mounted: &OwnedFd, kib: u32) -> Result<(), Failure> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let root =
+        statx(mounted, "", flags, StatxFlags::empty()).map_err(|error| doing("look at the mount")(error.into()))?;
+    let file = format!("/sys/class/bdi/{}:{}/read_ahead_kb", root.stx_dev_major, root.stx_dev_minor);
     fs::write(&file, kib.to_string()).map_err(doing(format!("write {file}")))
 }
 

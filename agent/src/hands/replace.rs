@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::publish::open_fdinfo;
 use super::{Done, Failure, Replace, doing, enter_host_mounts, open_path};
+use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
 pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<Done, Failure> {
@@ -38,10 +39,12 @@ pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<Done, Failure> 
     let root = open_path(&new.mount_point).map_err(doing(format!("open {}", new.mount_point.display())))?;
     // One copy that can't be replaced must not keep the others on the dead server.
     let clones: Vec<_> = copies.iter().map(|copy| place.clone_for(copy, old, &root)).collect();
+    killpoint::hit(Point::ClonesMade);
     if !place.is_host {
         namespace::enter_mounts(&place.namespace)
             .map_err(doing(format!("enter the mount namespace of process {}", wanted.pid)))?;
     }
+    killpoint::hit(Point::PlaceEntered);
     let put = copies.iter().zip(clones).map(|(copy, clone)| place.put(copy, &clone?, new));
     let left: Vec<String> = put.filter_map(Result::err).map(|failure| failure.message).collect();
     Ok(Done { replaced: (copies.len() - left.len()) as u64, left })
@@ -145,7 +148,10 @@ impl Place {
                 return self.uncover(copy, new);
             }
             match mount::attach_beneath(clone, &top) {
-                Ok(()) => return self.uncover(copy, new),
+                Ok(()) => {
+                    killpoint::hit(Point::MountedBeneath);
+                    return self.uncover(copy, new);
+                }
                 // Not here: below the root of a mount namespace, say.
                 Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {}
                 Err(error) => return Err(doing(format!("mount beneath {shown}"))(error)),
@@ -154,7 +160,10 @@ impl Place {
         // Nothing may follow the new mount to where this one is propagated: a container's read-only bind would
         // get a layer with the flags of this one. Each place is given its own.
         mount::set_propagation(&top, Propagation::Private).map_err(doing(format!("make {shown} private")))?;
-        mount::attach_over(clone, &top).map_err(doing(format!("mount over {shown}")))
+        killpoint::hit(Point::MadePrivate);
+        mount::attach_over(clone, &top).map_err(doing(format!("mount over {shown}")))?;
+        killpoint::hit(Point::MountedOver);
+        Ok(())
     }
 
     /// Takes away the copy, which must be on top, and checks that a mount of the new superblock is what is seen.
@@ -162,6 +171,7 @@ impl Place {
         let shown = copy.mount_point.display();
         if self.open_if_there(copy)?.is_some() {
             mount::detach(&copy.mount_point).map_err(doing(format!("detach the old mount at {shown}")))?;
+            killpoint::hit(Point::Uncovered);
         }
         let (_top, id) = self.open_top(copy)?;
         if self.table_now()?.iter().any(|mount| mount.id == id && mount.device == new.device) {

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use moorline_shared::id::{NamespaceId, SuperblockId, User};
+use moorline_shared::id::{NamespaceId, SuperblockId};
 
 use super::{Failure, abort, doing, enter_host_mounts};
+use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
 /// Ends those superblocks of the namespace that writers use, for good. Readers leave nothing unwritten.
@@ -12,10 +13,11 @@ pub(super) fn shut_down(paths: &Paths, id: &NamespaceId) -> Result<(), Failure> 
     enter_host_mounts()?;
     let entries = fs::read_dir(paths.mounts()).map_err(doing(format!("list {}", paths.mounts().display())))?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<SuperblockId>().ok());
-    for superblock in names.filter(|name| name.namespace == *id && matches!(name.user, User::ReadWrite(_))) {
+    for superblock in names.filter(|name| name.namespace == *id && name.user.writes()) {
         if !abort::for_good(paths, &superblock)? {
             return Err(Failure::definite(format!("end {superblock} for good: this kernel can't (Linux 6.4 can)")));
         }
+        killpoint::hit(Point::WriterEnded);
     }
     Ok(())
 }

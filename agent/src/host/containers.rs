@@ -49,6 +49,21 @@ pub(crate) fn holding(devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
     namespaces.into_values().collect()
 }
 
+/// Those of these pods that have a process on the node. Its cgroup names the pod, whoever drives cgroups: by the UID, or
+/// with underscores for its dashes.
+pub(crate) fn with_processes(uids: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for pid in numbers(Path::new("/proc")) {
+        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        found.extend(uids.iter().filter(|uid| names_pod(&cgroup, uid)).cloned());
+    }
+    found
+}
+
+fn names_pod(cgroup: &str, uid: &str) -> bool {
+    !uid.is_empty() && (cgroup.contains(uid) || cgroup.contains(&uid.replace('-', "_")))
+}
+
 struct Task {
     pid: i32,
     directory: PathBuf,
@@ -129,6 +144,15 @@ mod tests {
         assert_eq!(judge(BLOCKED, &masks("0000000000000100", "0000000000000000")), Some(Occupants::Ending));
         assert_eq!(judge(&BLOCKED.replace("4194560", "4194564"), &none), Some(Occupants::Ending), "PF_EXITING");
         assert_eq!(judge(&BLOCKED.replace(" D ", " Z "), &none), None);
+    }
+
+    #[test]
+    fn a_pod_is_found_by_its_cgroup_whoever_drives_them() {
+        let uid = "0a1b2c3d-0000-4000-8000-00000000000f";
+        assert!(names_pod("0::/kubepods/burstable/pod0a1b2c3d-0000-4000-8000-00000000000f/9c7e\n", uid));
+        let systemd = "0::/kubepods.slice/kubepods-pod0a1b2c3d_0000_4000_8000_00000000000f.slice/cri-9c7e.scope\n";
+        assert!(names_pod(systemd, uid));
+        assert!(!names_pod("0::/system.slice/kubelet.service\n", uid) && !names_pod(systemd, ""));
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! The host as the loop knows it: what is there, and one method that does a step.
 
 mod containers;
+mod machine;
 mod observe;
 mod records;
 mod table;
 mod tunnels;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_shared::gateway::{Gateway, Path, Target};
+use moorline_shared::client::ClientIdentity;
+use moorline_shared::gateway::{self, Gateway, Target};
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
 use moorline_shared::objects::Objects;
 use moorline_shared::observed::{Observed, Tunnel};
@@ -18,14 +22,22 @@ use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Policy;
 
-use crate::hands::{self, Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use crate::hands::{Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use crate::killpoint::{self, Point};
 use crate::metrics::Metrics;
-use crate::paths::{self, Paths};
-use crate::reconcile::chain;
-use table::Table;
-use tunnels::{TunnelError, Tunnels};
+use crate::paths::Paths;
+use crate::probe::Question;
+use crate::reconcile::{Clock, chain};
+use tunnels::Tunnels;
 
-pub use tunnels::TunnelView;
+pub(crate) use machine::{Linux, Machine};
+
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use containers::MountNamespace;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use machine::Promise;
+
+pub use tunnels::{TunnelError, TunnelView};
 
 /// For what never leaves the node.
 const LOCAL: Duration = Duration::from_secs(10);
@@ -62,19 +74,23 @@ impl StepError {
 }
 
 pub struct Host {
+    machine: Arc<dyn Machine>,
     paths: Paths,
-    /// What is the same for every NFS client of this node, over upgrades and reboots.
-    client_identity: String,
+    client_identity: ClientIdentity,
     tunnels: Tunnels,
-    table: Table,
     metrics: Metrics,
 }
 
 impl Host {
     /// Makes the node ready to hold mounts.
-    pub(crate) async fn prepare(paths: Paths, client_identity: String, metrics: Metrics) -> Result<Self, StepError> {
-        let (tunnels, table) = (Tunnels::new(paths.clone()), Table::default());
-        let host = Self { paths, client_identity, tunnels, table, metrics };
+    pub(crate) async fn prepare(
+        machine: Arc<dyn Machine>,
+        paths: Paths,
+        client_identity: ClientIdentity,
+        metrics: Metrics,
+    ) -> Result<Self, StepError> {
+        let tunnels = Tunnels::new(machine.clone(), paths.clone());
+        let host = Self { machine, paths, client_identity, tunnels, metrics };
         host.hand(Work::Prepare, LOCAL).await?;
         Ok(host)
     }
@@ -83,21 +99,39 @@ impl Host {
         &self.paths
     }
 
+    /// How many publications are forgotten, if the node has booted since they were written down.
+    pub fn forget_earlier_boot(&self) -> Result<Option<usize>, StepError> {
+        records::forget_earlier_boot(&*self.machine, &self.paths).map_err(StepError::Record)
+    }
+
+    /// Whether kubelet has a directory of the pod that a volume was published for.
+    pub fn has_directory(&self, publication: &Publication) -> bool {
+        let pod = observe::pod_of(&self.paths, Path::new(&publication.target_path));
+        pod.is_none_or(|uid| self.machine.exists(&self.paths.pods().join(uid)))
+    }
+
+    /// Those of these pods, by UID, that have a process on the node.
+    pub fn with_processes(&self, uids: &BTreeSet<String>) -> BTreeSet<String> {
+        self.machine.with_processes(uids)
+    }
+
     pub fn publications(&self) -> Result<BTreeMap<PublicationId, Publication>, StepError> {
-        records::read_all(&self.paths).map_err(StepError::Record)
+        records::read_all(&*self.machine, &self.paths).map_err(StepError::Record)
     }
 
     /// The objects that an earlier agent had in force.
     pub fn objects(&self) -> Objects {
-        records::read_objects(&self.paths)
+        records::read_objects(&*self.machine, &self.paths)
     }
 
     pub fn keep_objects(&self, objects: &Objects) -> Result<(), StepError> {
-        records::write_objects(&self.paths, objects).map_err(StepError::Record)
+        records::write_objects(&*self.machine, &self.paths, objects).map_err(StepError::Record)
     }
 
     pub fn record(&self, publication: &Publication) -> Result<(), StepError> {
-        records::write(&self.paths, publication).map_err(StepError::Record)
+        records::write(&*self.machine, &self.paths, publication).map_err(StepError::Record)?;
+        killpoint::hit(if publication.wanted { Point::Recorded } else { Point::Withdrawn });
+        Ok(())
     }
 
     /// What the kernel's tables and the data paths show, with or without the containers'; what probes found is the
@@ -107,7 +141,7 @@ impl Host {
         publications: &BTreeMap<PublicationId, Publication>,
         containers: bool,
     ) -> io::Result<Observed> {
-        let seen = observe::observe(&self.paths, &self.table.mounts()?, publications, containers)?;
+        let seen = observe::observe(&*self.machine, &self.paths, publications, containers)?;
         let tunnel = |id: &NamespaceId| match () {
             // Fenced is what is marked and has stopped: before that, a packet may still leave.
             () if seen.fenced.contains(id) && !self.tunnels.has(id) => Tunnel::Fenced,
@@ -115,9 +149,14 @@ impl Host {
             () => Tunnel::Detached,
         };
         Ok(Observed {
-            namespaces: seen.namespaces.iter().map(|id| (id.clone(), tunnel(id))).collect(),
+            // A mark alone is what a removal that was cut short has left.
+            namespaces: seen.namespaces.union(&seen.fenced).map(|id| (id.clone(), tunnel(id))).collect(),
             superblocks: seen.superblocks,
+            husks: seen.husks,
+            given_up: seen.given_up,
             published: seen.published,
+            shown: seen.shown,
+            strays: seen.strays,
             copies: seen.copies,
             occupants: seen.occupants,
             can_shut_down: seen.can_shut_down,
@@ -130,37 +169,46 @@ impl Host {
     }
 
     pub async fn perform(&self, step: &Step, desired: &Desired) -> Result<(), StepError> {
+        self.attempt(step, desired).await.inspect(|()| killpoint::hit(killpoint::done(step)))
+    }
+
+    async fn attempt(&self, step: &Step, desired: &Desired) -> Result<(), StepError> {
         match step {
             Step::MakeNamespace(id) => {
                 let (gateway, target) = endpoint(desired, id)?;
-                let Path::Tunnel(tunnel) = &gateway.path else {
-                    return self.hand(Work::NameHostNetwork(id.clone()), LOCAL).await;
+                let gateway::Path::Tunnel(tunnel) = &gateway.path else {
+                    let client_identifier = self.client_identity.identifier(None);
+                    return self.hand(Work::NameHostNetwork { id: id.clone(), client_identifier }, LOCAL).await;
                 };
                 let work = Namespace {
                     id: id.clone(),
                     address: tunnel.address,
                     server: target.server,
                     mtu: tunnel.mtu,
-                    client_identifier: format!("moorline/{}/{}", self.client_identity, id.target),
+                    client_identifier: self.client_identity.identifier(Some(&id.target)),
                 };
                 self.hand(Work::MakeNamespace(work), LOCAL).await
             }
             Step::AttachTunnel(id) => {
                 let (gateway, target) = endpoint(desired, id)?;
                 match (&gateway.path, &target.peer) {
-                    (Path::Tunnel(tunnel), Some(peer)) => Ok(self.tunnels.attach(id, tunnel, peer, target.server)?),
+                    (gateway::Path::Tunnel(tunnel), Some(peer)) => {
+                        Ok(self.tunnels.attach(id, tunnel, peer, target.server)?)
+                    }
                     _ => Ok(self.tunnels.attach_direct(id)?),
                 }
             }
             Step::Fence(id) => {
                 // Before the mark: were the agent to die in between, its successor does this again.
-                if matches!(endpoint(desired, id), Ok((Gateway { path: Path::Direct, .. }, _))) {
+                if matches!(endpoint(desired, id), Ok((Gateway { path: gateway::Path::Direct, .. }, _))) {
                     self.hand(Work::ShutDown(id.clone()), LOCAL).await?;
+                    killpoint::hit(Point::FenceUnmarked);
                 }
                 self.fence(id)
             }
             Step::RemoveNamespace(id) => {
                 self.tunnels.detach(id);
+                killpoint::hit(Point::TunnelEnded);
                 self.hand(Work::RemoveNamespace(id.clone()), LOCAL).await
             }
             Step::Mount(superblock, tuning) => {
@@ -188,26 +236,45 @@ impl Host {
                     Work::Publish(Publish {
                         superblock: superblock.clone(),
                         target_path,
+                        sub_path: publication.sub_path.clone(),
                         read_only: publication.read_only,
+                        node: publication.node,
                     }),
                     LOCAL,
                 )
                 .await
             }
             Step::Replace { old, new } => self.replace(old, new).await,
+            Step::Flush(superblock) => {
+                let patience = desired.shutdown.map_or(FLUSH, |shutdown| shutdown.patience());
+                self.hand(Work::Flush { superblock: superblock.clone() }, patience).await
+            }
+            Step::Detach(id) => {
+                let publication =
+                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                self.hand(Work::Detach { target_path: publication.target_path.clone().into() }, LOCAL).await
+            }
             Step::Abort(superblock) => self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await,
             Step::Unpublish(id) => {
                 let publication =
                     desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
-                self.hand(Work::Unpublish { target_path: publication.target_path.clone().into() }, LOCAL).await?;
-                records::remove(&self.paths, *id).map_err(StepError::Record)
+                let target_path = publication.target_path.clone().into();
+                self.hand(Work::Unpublish { target_path, node: publication.node }, LOCAL).await?;
+                killpoint::hit(Point::TargetGone);
+                self.machine.remove(&self.paths.publication(*id)).map_err(StepError::Record)
+            }
+            Step::Hide(id) => {
+                let publication =
+                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                self.hand(Work::Hide { publication: publication.clone() }, LOCAL).await
             }
             Step::Retire { superblock, abort } => {
-                self.hand(
-                    Work::Retire { superblock: superblock.clone(), abort: *abort },
-                    if *abort { LOCAL } else { FLUSH },
-                )
-                .await
+                let patience = match desired.shutdown {
+                    _ if *abort => LOCAL,
+                    Some(shutdown) => shutdown.patience(),
+                    None => FLUSH,
+                };
+                self.hand(Work::Retire { superblock: superblock.clone(), abort: *abort }, patience).await
             }
         }
     }
@@ -220,18 +287,24 @@ impl Host {
         }
     }
 
+    /// Asks the server behind a namespace whether it is there, and says how long it took to answer.
+    pub(crate) async fn ask(&self, question: &Question, clock: &Clock) -> io::Result<Duration> {
+        self.machine.ask(question, clock).await
+    }
+
     /// Ends the way that a namespace leads, for good.
     pub fn fence(&self, id: &NamespaceId) -> Result<(), StepError> {
         // The mark first: were the agent to die in between, its successor must not attach it again.
-        std::fs::write(paths::from_agent(&self.paths.fence(id)), b"").map_err(StepError::Mark)?;
+        self.machine.write(&self.paths.fence(id), b"", Point::MarkWritten).map_err(StepError::Mark)?;
+        killpoint::hit(Point::FenceMarked);
         self.tunnels.detach(id);
         Ok(())
     }
 
     /// All namespaces side by side: one that blocks keeps no other container on the dead server.
     async fn replace(&self, old: &SuperblockId, new: &SuperblockId) -> Result<(), StepError> {
-        let table = self.table.mounts().map_err(|error| StepError::Places(old.to_string(), error))?;
-        let places = observe::places(&self.paths, &table, old);
+        let places = observe::places(&*self.machine, &self.paths, old)
+            .map_err(|error| StepError::Places(old.to_string(), error))?;
         let hands = places.into_iter().map(|place| {
             self.hand_done(
                 Work::Replace(Replace {
@@ -262,7 +335,7 @@ impl Host {
     }
 
     async fn hand_done(&self, work: Work, deadline: Duration) -> Result<Done, StepError> {
-        Ok(hands::call(&Request { paths: self.paths.clone(), work }, deadline).await?)
+        Ok(self.machine.hand(Request { paths: self.paths.clone(), work }, deadline).await?)
     }
 }
 

@@ -1,17 +1,21 @@
 //! Reading the host: what is there, whoever made it and whenever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::{fs, str::FromStr};
+use std::str::FromStr;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
+use moorline_shared::name::Name;
 use moorline_shared::observed::{Copies, Layer, Occupants};
-use moorline_shared::publication::Publication;
+use moorline_shared::publication::{Pod, Publication};
 use moorline_sys::mountinfo::{self, Device, Mount};
 
-use super::containers::{self, MountNamespace};
-use crate::paths::{Paths, from_agent};
+use super::containers::MountNamespace;
+use super::machine::Machine;
+use crate::hands::is_seal;
+use crate::paths::Paths;
 
 /// The part of an observation that the kernel's tables hold.
 #[derive(Debug, Default)]
@@ -19,7 +23,11 @@ pub(super) struct Seen {
     pub namespaces: BTreeSet<NamespaceId>,
     pub fenced: BTreeSet<NamespaceId>,
     pub superblocks: BTreeSet<SuperblockId>,
+    pub husks: BTreeSet<SuperblockId>,
+    pub given_up: BTreeSet<SuperblockId>,
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
+    pub shown: BTreeSet<PublicationId>,
+    pub strays: BTreeMap<PublicationId, Publication>,
     pub copies: BTreeMap<SuperblockId, Copies>,
     pub occupants: BTreeMap<PublicationId, Occupants>,
     pub can_shut_down: bool,
@@ -34,24 +42,40 @@ pub(crate) struct Place {
 
 /// Without `containers` their copies and who is in them are left out.
 pub(crate) fn observe(
+    machine: &dyn Machine,
     paths: &Paths,
-    host: &[Mount],
     publications: &BTreeMap<PublicationId, Publication>,
     containers: bool,
 ) -> io::Result<Seen> {
-    let devices = bases(paths, host);
+    let host = machine.mounts()?;
+    let devices = bases(paths, &host);
+    let published = published(&host, &devices, publications);
+    let bound: BTreeSet<NamespaceId> =
+        host.iter().filter_map(|mount| child(&paths.namespaces(), &mount.mount_point)).collect();
+    // A file that no namespace is bound to is what is left of one, or never was one: it leads nowhere, and is cleared away.
+    let named: BTreeSet<NamespaceId> = names(machine, &paths.namespaces())?;
+    let given_up: BTreeSet<SuperblockId> = names(machine, &paths.given_up())?;
+    let superblocks: BTreeSet<SuperblockId> = devices.values().cloned().collect();
     let mut seen = Seen {
-        namespaces: host.iter().filter_map(|mount| child(&paths.namespaces(), &mount.mount_point)).collect(),
-        fenced: names(&paths.fenced())?,
-        superblocks: devices.values().cloned().collect(),
-        published: published(host, &devices, publications),
-        can_shut_down: can_shut_down(),
+        fenced: names(machine, &paths.fenced())?.into_iter().chain(named.difference(&bound).cloned()).collect(),
+        namespaces: named.into_iter().chain(bound).collect(),
+        husks: names(machine, &paths.mounts())?
+            .into_iter()
+            .chain(given_up.iter().cloned())
+            .filter(|name| !superblocks.contains(name))
+            .collect(),
+        given_up,
+        superblocks,
+        shown: shown(paths, &host, &devices, publications, &published),
+        published,
+        strays: strays(paths, &host, &devices, publications),
+        can_shut_down: machine.can_shut_down(),
         ..Seen::default()
     };
     if !containers {
         return Ok(seen);
     }
-    let namespaces = containers::holding(&devices.keys().copied().collect());
+    let namespaces = machine.holding(&devices.keys().copied().collect());
     let targets: BTreeSet<&Path> =
         publications.values().map(|publication| Path::new(&publication.target_path)).collect();
     for namespace in &namespaces {
@@ -66,6 +90,7 @@ pub(crate) fn observe(
             let copies = seen.copies.entry(superblock.clone()).or_default();
             copies.all += 1;
             copies.on_top += u32::from(mount.on_top(&namespace.table));
+            copies.bound += u32::from(!is_host(namespace) && !comes_and_goes(mount, &namespace.table));
             if let User::ReadWrite(id) = superblock.user
                 && !is_host(namespace)
                 && let Some(occupants) = namespace.occupants
@@ -76,6 +101,16 @@ pub(crate) fn observe(
         }
     }
     Ok(seen)
+}
+
+/// It is seen at the place of a publication by whoever sees the directory above it, and goes when the publication does.
+fn comes_and_goes(mount: &Mount, table: &[Mount]) -> bool {
+    let below = |above: &Mount| table.iter().find(|other| other.id == above.parent && other.id != above.id);
+    let mut lowest = mount;
+    while let Some(next) = below(lowest).filter(|next| next.mount_point == mount.mount_point) {
+        lowest = next;
+    }
+    is_seal(lowest) && lowest.follows
 }
 
 /// Whoever sees kubelet's directory, wherever it is bound, sees a pod's volumes and sub paths there: that is nobody who
@@ -90,23 +125,21 @@ fn shown_by_kubelet(paths: &Paths, publication: &Publication, mount: &Mount) -> 
 }
 
 /// Where copies of a superblock lie on top, and so are what applications see.
-pub(crate) fn places(paths: &Paths, host: &[Mount], superblock: &SuperblockId) -> Vec<Place> {
-    let devices: BTreeSet<Device> =
-        bases(paths, host).into_iter().filter(|(_, id)| id == superblock).map(|(device, _)| device).collect();
+pub(crate) fn places(machine: &dyn Machine, paths: &Paths, superblock: &SuperblockId) -> io::Result<Vec<Place>> {
+    let devices: BTreeSet<Device> = bases(paths, &machine.mounts()?)
+        .into_iter()
+        .filter(|(_, id)| id == superblock)
+        .map(|(device, _)| device)
+        .collect();
     let wanted = |mount: &Mount, table: &[Mount]| {
         devices.contains(&mount.device) && !mount.mount_point.starts_with(paths.node()) && mount.on_top(table)
     };
-    let namespaces = containers::holding(&devices).into_iter();
-    namespaces
+    let namespaces = machine.holding(&devices).into_iter();
+    let places = namespaces
         .filter(|namespace| namespace.table.iter().any(|mount| wanted(mount, &namespace.table)))
         .map(|namespace| Place { pid: namespace.pid, inode: namespace.inode })
-        .collect()
-}
-
-/// Whether a superblock in the host's network namespace has the switch that ends it.
-fn can_shut_down() -> bool {
-    let superblocks = fs::read_dir(from_agent(Path::new("/sys/fs/nfs"))).into_iter().flatten().flatten();
-    superblocks.map(|superblock| superblock.path().join("shutdown")).any(|switch| switch.exists())
+        .collect();
+    Ok(places)
 }
 
 fn bases(paths: &Paths, host: &[Mount]) -> BTreeMap<Device, SuperblockId> {
@@ -118,11 +151,12 @@ fn published(
     devices: &BTreeMap<Device, SuperblockId>,
     publications: &BTreeMap<PublicationId, Publication>,
 ) -> BTreeMap<PublicationId, Vec<Layer>> {
-    let ids: BTreeMap<&Path, PublicationId> =
-        publications.iter().map(|(id, publication)| (Path::new(&publication.target_path), *id)).collect();
+    // Whole texts and their hashes, since comparing paths part by part would be most of a round's work.
+    let ids: HashMap<&OsStr, PublicationId> =
+        publications.iter().map(|(id, publication)| (OsStr::new(&publication.target_path), *id)).collect();
     let mut mounts: BTreeMap<PublicationId, Vec<&Mount>> = BTreeMap::new();
-    for mount in host {
-        if let Some(id) = ids.get(mount.mount_point.as_path()) {
+    for mount in host.iter().filter(|mount| !is_seal(mount)) {
+        if let Some(id) = ids.get(mount.mount_point.as_os_str()) {
             mounts.entry(*id).or_default().push(mount);
         }
     }
@@ -133,19 +167,72 @@ fn published(
     mounts.into_iter().map(|(id, mounts)| (id, mountinfo::layers(mounts).into_iter().map(layer).collect())).collect()
 }
 
+/// Publications that kubelet meets on the host: at their target, or where a subPath of them is bound.
+fn shown(
+    paths: &Paths,
+    host: &[Mount],
+    devices: &BTreeMap<Device, SuperblockId>,
+    publications: &BTreeMap<PublicationId, Publication>,
+    published: &BTreeMap<PublicationId, Vec<Layer>>,
+) -> BTreeSet<PublicationId> {
+    let bound: BTreeSet<(&str, &Name, User)> = host
+        .iter()
+        .filter_map(|mount| {
+            let uid = paths.pod_of_sub_path(&mount.mount_point)?;
+            let superblock = devices.get(&mount.device)?;
+            Some((uid, &superblock.share, superblock.user))
+        })
+        .collect();
+    let is_bound = |publication: &Publication| {
+        bound.contains(&(publication.pod.uid.as_str(), &publication.share, publication.user()))
+    };
+    let at_target = published.iter().filter(|(_, layers)| layers.iter().any(|layer| matches!(layer, Layer::Ours(_))));
+    let by_sub_path = publications.iter().filter(|(_, publication)| !bound.is_empty() && is_bound(publication));
+    at_target.map(|(id, _)| *id).chain(by_sub_path.map(|(id, _)| *id)).collect()
+}
+
+/// Mounts of ours in kubelet's directories of pods, without the publications on record.
+fn strays(
+    paths: &Paths,
+    host: &[Mount],
+    devices: &BTreeMap<Device, SuperblockId>,
+    publications: &BTreeMap<PublicationId, Publication>,
+) -> BTreeMap<PublicationId, Publication> {
+    let stray = |mount: &Mount| {
+        let superblock = devices.get(&mount.device)?;
+        let uid = pod_of(paths, &mount.mount_point)?;
+        let publication = Publication {
+            volume_id: String::new(),
+            target_path: mount.mount_point.to_str()?.to_owned(),
+            share: superblock.share.clone(),
+            sub_path: None,
+            read_only: !superblock.user.writes(),
+            pod: Pod { namespace: String::new(), name: uid.clone(), uid },
+            node: false,
+            wanted: true,
+        };
+        Some((publication.id(), publication))
+    };
+    host.iter().filter_map(stray).filter(|(id, _)| !publications.contains_key(id)).collect()
+}
+
+/// The UID of the pod in whose directory of kubelet's a path lies.
+pub(super) fn pod_of(paths: &Paths, path: &Path) -> Option<String> {
+    let first = path.strip_prefix(paths.pods()).ok()?.components().next()?;
+    first.as_os_str().to_str().map(str::to_owned)
+}
+
 fn is_host(namespace: &MountNamespace) -> bool {
     namespace.pid == 1
 }
 
 /// The id that a path right below `directory` is the name of.
 fn child<T: FromStr>(directory: &Path, path: &Path) -> Option<T> {
-    if path.parent() != Some(directory) {
-        return None;
-    }
-    path.file_name()?.to_str()?.parse().ok()
+    // Of the kernel's mount points, which are normal, the texts tell.
+    let name = path.to_str()?.strip_prefix(directory.to_str()?)?.strip_prefix('/')?;
+    if name.contains('/') { None } else { name.parse().ok() }
 }
 
-fn names<T: FromStr + Ord>(directory: &Path) -> io::Result<BTreeSet<T>> {
-    let entries = fs::read_dir(from_agent(directory))?;
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+fn names<T: FromStr + Ord>(machine: &dyn Machine, directory: &Path) -> io::Result<BTreeSet<T>> {
+    Ok(machine.list(directory)?.iter().filter_map(|name| name.parse().ok()).collect())
 }

@@ -1,48 +1,89 @@
 //! Publications as files, written before their first mount and removed after their last detach.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 use moorline_shared::id::PublicationId;
 use moorline_shared::objects::Objects;
 use moorline_shared::publication::Publication;
-use tracing::error;
+use tracing::{error, warn};
 use zeroize::Zeroizing;
 
-use crate::paths::{Paths, from_agent};
+use super::machine::{Machine, UNFINISHED};
+use crate::killpoint::Point;
+use crate::paths::Paths;
 
-pub(super) fn read_all(paths: &Paths) -> io::Result<BTreeMap<PublicationId, Publication>> {
+pub(super) fn read_all(machine: &dyn Machine, paths: &Paths) -> io::Result<BTreeMap<PublicationId, Publication>> {
+    let directory = paths.publications();
     let mut publications = BTreeMap::new();
-    for entry in fs::read_dir(from_agent(&paths.publications()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            match serde_json::from_slice::<Publication>(&fs::read(&path)?) {
-                Ok(publication) => drop(publications.insert(publication.id(), publication)),
-                // One that another version wrote must not keep all others from being served.
-                Err(error) => error!("{} can't be read, so its volume is left as it is: {error}", path.display()),
-            }
+    for directory in [&directory, &paths.fenced()] {
+        for name in machine.list(directory)?.iter().filter(|name| name.ends_with(UNFINISHED)) {
+            // Of an agent that was killed before it gave it its name: who asked for it asks again.
+            machine.remove(&directory.join(name))?;
+        }
+    }
+    for name in machine.list(&directory)?.iter().filter(|name| name.ends_with(".json")) {
+        let path = directory.join(name);
+        match serde_json::from_slice::<Publication>(&machine.read(&path)?) {
+            Ok(publication) => drop(publications.insert(publication.id(), publication)),
+            // One that another version wrote must not keep all others from being served.
+            Err(error) => error!("{} can't be read, so its volume is left as it is: {error}", path.display()),
         }
     }
     Ok(publications)
 }
 
-pub(super) fn write(paths: &Paths, publication: &Publication) -> io::Result<()> {
-    replace(&from_agent(&paths.publication(publication.id())), &serde_json::to_vec(publication)?)
+/// Forgets what was written down in an earlier boot of the node, whose mounts and namespaces ended with it. How many
+/// publications that were, if the node has booted since. Ours is a file system that ends with the boot, unless somebody
+/// put one of his own in its place.
+pub(super) fn forget_earlier_boot(machine: &dyn Machine, paths: &Paths) -> io::Result<Option<usize>> {
+    let boot = machine.boot()?;
+    let kept = paths.boot();
+    let note = || machine.write(&kept, boot.as_bytes(), Point::BootWritten);
+    match machine.read(&kept) {
+        Ok(known) if known == boot.as_bytes() => return Ok(None),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return note().map(|()| None),
+        Err(error) => return Err(error),
+    }
+    let publications = remove_files(machine, &paths.publications())?;
+    remove_files(machine, &paths.fenced())?;
+    remove_files(machine, &paths.namespaces())?;
+    remove_files(machine, &paths.given_up())?;
+    machine.remove(&paths.objects())?;
+    // Last: were the agent to die before, its successor does all this again.
+    note().map(|()| Some(publications))
+}
+
+/// What is mounted is refused by the kernel, and stays.
+fn remove_files(machine: &dyn Machine, directory: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for name in machine.list(directory)? {
+        let path = directory.join(name);
+        match machine.remove(&path) {
+            Ok(()) => removed += 1,
+            Err(error) => warn!("{} is from an earlier boot and stays: {error}", path.display()),
+        }
+    }
+    Ok(removed)
+}
+
+pub(super) fn write(machine: &dyn Machine, paths: &Paths, publication: &Publication) -> io::Result<()> {
+    let text = serde_json::to_vec(publication)?;
+    machine.write(&paths.publication(publication.id()), &text, Point::RecordWritten)
 }
 
 /// The objects in force, so that a restart is none for them: whatever their files say by then, what pods use stays.
-pub(super) fn write_objects(paths: &Paths, objects: &Objects) -> io::Result<()> {
-    replace(&from_agent(&paths.objects()), &Zeroizing::new(serde_json::to_vec(objects)?))
+pub(super) fn write_objects(machine: &dyn Machine, paths: &Paths, objects: &Objects) -> io::Result<()> {
+    machine.write(&paths.objects(), &Zeroizing::new(serde_json::to_vec(objects)?), Point::ObjectsWritten)
 }
 
 /// What can't be read, as what a later version wrote, counts as nothing: the files are read next, and an agent must
 /// start and take care of the mounts that are there.
-pub(super) fn read_objects(paths: &Paths) -> Objects {
+pub(super) fn read_objects(machine: &dyn Machine, paths: &Paths) -> Objects {
     let path = paths.objects();
-    let read = fs::read(from_agent(&path)).map(Zeroizing::new);
+    let read = machine.read(&path).map(Zeroizing::new);
     match read.and_then(|text| Ok(serde_json::from_slice(&text)?)) {
         Ok(objects) => objects,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Objects::default(),
@@ -51,19 +92,5 @@ pub(super) fn read_objects(paths: &Paths) -> Objects {
             error!("{path} can't be read ({error}): only what the files say is known of the objects that pods use");
             Objects::default()
         }
-    }
-}
-
-/// Whole or not at all: a crash leaves the old file or the new one. They are root's alone.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?.write_all(content)?;
-    fs::rename(fresh, path)
-}
-
-pub(super) fn remove(paths: &Paths, id: PublicationId) -> io::Result<()> {
-    match fs::remove_file(from_agent(&paths.publication(id))) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

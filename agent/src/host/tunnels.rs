@@ -2,20 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moorline_shared::gateway::{KeySource, Peer, TunnelSpec};
+use moorline_shared::gateway::{Peer, TunnelSpec};
 use moorline_shared::id::NamespaceId;
-use moorline_shared::key::{KeyError, PrivateKey};
-use moorline_sys::{namespace, tun};
-use moorline_tunnel::{Backend, Config, Simple, Stats, Tunnel};
+use moorline_shared::key::KeyError;
+use moorline_tunnel::{Stats, Tunnel};
 
-use crate::paths::{Paths, TUN_NAME, from_agent};
-
-/// So that a middlebox keeps the way back open, and a standby's handshake is fresh when it is needed.
-const KEEPALIVE: Duration = Duration::from_secs(25);
+use super::machine::Machine;
+use crate::paths::Paths;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
@@ -50,13 +46,14 @@ enum Running {
 }
 
 pub(super) struct Tunnels {
+    machine: Arc<dyn Machine>,
     paths: Paths,
     running: Mutex<BTreeMap<NamespaceId, Running>>,
 }
 
 impl Tunnels {
-    pub(super) fn new(paths: Paths) -> Self {
-        Self { paths, running: Mutex::default() }
+    pub(super) fn new(machine: Arc<dyn Machine>, paths: Paths) -> Self {
+        Self { machine, paths, running: Mutex::default() }
     }
 
     pub(super) fn carries(&self, id: &NamespaceId) -> bool {
@@ -85,43 +82,26 @@ impl Tunnels {
         peer: &Peer,
         server: IpAddr,
     ) -> Result<(), TunnelError> {
-        // A data path that ended by itself holds the device until it is dropped.
-        self.detach(id);
-        let path = from_agent(&self.paths.namespace(id));
-        let device = namespace::in_network(&path, || {
-            tun::ensure_device()?;
-            tun::attach(TUN_NAME)
+        self.begin(id, || {
+            let tunnel = self.machine.start(id, spec, peer, server)?;
+            Ok(Running::Tunnel { endpoint: peer.endpoint, tunnel })
         })
-        .map_err(|error| TunnelError::Device(id.clone(), error))?;
-        // The datagrams leave by the host's network, where this process is.
-        let any: SocketAddr =
-            if peer.endpoint.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
-        let socket = UdpSocket::bind(any).map_err(|error| TunnelError::Socket(id.clone(), error))?;
-        let config = Config {
-            private_key: private_key(&spec.private_key)?,
-            peer: peer.public_key,
-            endpoint: peer.endpoint,
-            keepalive: Some(KEEPALIVE),
-            allowed: vec![server],
-            local: vec![spec.address],
-        };
-        let tunnel = Simple
-            .start(&id.to_string(), config, device, socket)
-            .map_err(|error| TunnelError::Start(id.clone(), error))?;
-        self.keep(id, Running::Tunnel { endpoint: peer.endpoint, tunnel })
     }
 
     pub(super) fn attach_direct(&self, id: &NamespaceId) -> Result<(), TunnelError> {
-        self.keep(id, Running::Direct)
+        self.begin(id, || Ok(Running::Direct))
     }
 
-    fn keep(&self, id: &NamespaceId, what: Running) -> Result<(), TunnelError> {
-        // Under the lock: a fence writes its mark first and then ends what runs, under the same lock.
+    /// Under the lock from before the mark is looked for: a fence leaves its mark first and then, under the same lock, ends
+    /// what runs. So nothing carries a packet after a fence, not even for the moment that it takes to start.
+    fn begin(&self, id: &NamespaceId, start: impl FnOnce() -> Result<Running, TunnelError>) -> Result<(), TunnelError> {
         let mut running = self.running();
-        if from_agent(&self.paths.fence(id)).exists() {
+        if self.machine.read(&self.paths.fence(id)).is_ok() {
             return Err(TunnelError::Fenced(id.clone()));
         }
-        running.insert(id.clone(), what);
+        // A data path that ended by itself holds the device until it is dropped.
+        drop(running.remove(id));
+        running.insert(id.clone(), start()?);
         Ok(())
     }
 
@@ -134,16 +114,5 @@ impl Tunnels {
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<NamespaceId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn private_key(source: &KeySource) -> Result<PrivateKey, TunnelError> {
-    match source {
-        KeySource::Inline(key) => Ok(key.clone()),
-        KeySource::File(path) => {
-            let shown = || path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|error| TunnelError::KeyFile { path: shown(), error })?;
-            text.parse().map_err(|error| TunnelError::Key { path: shown(), error })
-        }
     }
 }

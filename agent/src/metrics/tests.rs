@@ -43,6 +43,8 @@ fn full_report() -> Report {
             copies: 3,
         }],
         publications: vec![PublicationReport {
+            sub_path: None,
+            node: false,
             id: "00".into(),
             share: "data".into(),
             namespace: "training".into(),
@@ -59,6 +61,7 @@ fn full_report() -> Report {
 
 fn full_page() -> String {
     let metrics = Metrics::default();
+    metrics.made_a_round(Duration::from_millis(250));
     metrics.step_failed(&Step::Fence("gw.a.1".parse().unwrap()));
     metrics.published_after(Duration::from_millis(30));
     let (old, new) = ("data.1@gw.a.1@ro".parse().unwrap(), "data.2@gw.a.2@ro".parse().unwrap());
@@ -128,6 +131,8 @@ fn values_are_those_of_the_report_and_the_counts() {
         "moorline_publish_duration_seconds_bucket{le=\"0.025\"} 0",
         "moorline_publish_duration_seconds_bucket{le=\"0.05\"} 1",
         "moorline_loop_round_age_seconds 0.4",
+        "moorline_loop_rounds_total 1",
+        "moorline_loop_busy_seconds_total 0.25",
     ] {
         assert!(page.lines().any(|answered| answered == line), "{line} is not in\n{page}");
     }

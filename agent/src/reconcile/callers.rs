@@ -90,6 +90,9 @@ impl Reconciler {
 
     /// Whether a publication may be: true if it is new, false if it is there already.
     fn admit(&self, publication: &mut Publication) -> Result<bool, Denied> {
+        if self.desired.shutdown.is_some() {
+            return Err(Denied::Unavailable("the node is shutting down: no volume is published on it any more".into()));
+        }
         let name = &publication.share;
         let objects = &self.desired.objects;
         let share = objects.shares.get(name).ok_or_else(|| {
@@ -120,18 +123,33 @@ impl Reconciler {
             .filter(|(id, publication)| publication.wanted && self.standing(**id, observed) == Standing::Coming);
         let refused: Vec<(PublicationId, Refusal)> =
             coming.filter_map(|(id, publication)| Some((*id, self.desired.may_begin(publication).err()?))).collect();
+        if refused.is_empty() {
+            return;
+        }
+        // A pod that runs, or is on its way out, has had its volume: it was hidden from kubelet since.
+        let uid = |id: &PublicationId| self.desired.publications.get(id).map(|publication| publication.pod.uid.clone());
+        let running = self.host.with_processes(&refused.iter().filter_map(|(id, _)| uid(id)).collect());
+        let refused: Vec<_> = refused
+            .into_iter()
+            .filter(|(id, _)| uid(id).is_none_or(|uid| !running.contains(&uid) && !self.is_ending(&uid)))
+            .collect();
         for (id, refusal) in refused {
             if let Some(publication) = self.desired.publications.get(&id).cloned() {
                 self.tell(&Happening::Withdrawn { publication, reason: refusal.to_string() });
             }
-            self.withdraw(id);
-            self.deny(id, &refusal.into(), false);
+            let denied = if self.withdraw(id) == Some(Kept::No) {
+                Denied::Unavailable(refusal.to_string())
+            } else {
+                refusal.into()
+            };
+            self.deny(id, &denied, false);
         }
     }
 
     pub(super) fn unpublish(&mut self, target_path: &str, reply: Reply) {
         let id = PublicationId::of(target_path);
-        if !self.withdraw(id) {
+        self.take_on_record(id);
+        if self.withdraw(id).is_none() {
             drop(reply.send(Ok(())));
             return;
         }
@@ -139,23 +157,35 @@ impl Reconciler {
         self.waiters.entry(id).or_default().push(Waiter { wants_it: false, until, reply });
     }
 
-    /// Marks a publication as no longer wanted; false if there is none.
-    fn withdraw(&mut self, id: PublicationId) -> bool {
-        let Some(publication) = Arc::make_mut(&mut self.desired).publications.get_mut(&id) else { return false };
+    /// A mount of ours that no record names goes the way of all others, once it is given back.
+    fn take_on_record(&mut self, id: PublicationId) {
+        if self.desired.publications.contains_key(&id) {
+            return;
+        }
+        let stray = self.observe(false).ok().and_then(|mut observed| observed.strays.remove(&id));
+        if let Some(stray) = stray {
+            Arc::make_mut(&mut self.desired).publications.insert(id, stray);
+        }
+    }
+
+    /// Marks a publication as no longer wanted; None if there is none.
+    pub(super) fn withdraw(&mut self, id: PublicationId) -> Option<Kept> {
+        let publication = Arc::make_mut(&mut self.desired).publications.get_mut(&id)?;
+        let mut kept = Kept::Yes;
         if publication.wanted {
             publication.wanted = false;
             let publication = publication.clone();
             if let Err(error) = self.host.record(&publication) {
-                // A new agent would take it for wanted until kubelet asks again, which it does until we succeed.
                 warn!(%id, "{}", chain(&error));
+                kept = Kept::No;
             }
             self.tell(&Happening::Unpublishing(publication));
             self.forget_setbacks(id);
         }
-        true
+        Some(kept)
     }
 
-    fn forget_setbacks(&mut self, id: PublicationId) {
+    pub(super) fn forget_setbacks(&mut self, id: PublicationId) {
         self.setbacks.retain(|step, _| !matches!(step, Step::Publish(of, _) | Step::Unpublish(of) if *of == id));
     }
 
@@ -191,8 +221,9 @@ impl Reconciler {
     fn deny(&mut self, id: PublicationId, denied: &Denied, give_up: bool) {
         let waiters = self.waiters.remove(&id).unwrap_or_default();
         let (told, rest): (Vec<Waiter>, Vec<Waiter>) = waiters.into_iter().partition(|waiter| waiter.wants_it);
-        if give_up && !told.is_empty() {
-            self.withdraw(id);
+        let mut denied = denied.clone();
+        if give_up && !told.is_empty() && self.withdraw(id) == Some(Kept::No) {
+            denied = Denied::Unavailable(denied.to_string());
         }
         told.into_iter().for_each(|waiter| waiter.tell(Err(denied.clone())));
         self.waiters.entry(id).or_default().extend(rest);
@@ -224,6 +255,11 @@ impl Reconciler {
         }
     }
 
+    /// The pod was asked to end, or is spoken of no more.
+    fn is_ending(&self, uid: &str) -> bool {
+        matches!(self.pods.known.get(uid), Some(Some(_))) || self.gone.contains(uid)
+    }
+
     fn standing(&self, id: PublicationId, observed: &Observed) -> Standing {
         let there = observed.is_published(id);
         match self.desired.publications.get(&id) {
@@ -251,6 +287,14 @@ impl Reconciler {
             None => reason,
         }
     }
+}
+
+/// Whether it is on record that a publication was taken back. If not, a new agent would take it for wanted: nobody may be
+/// given the last word then, or kubelet would ask for its end no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Yes,
+    No,
 }
 
 /// How a publication stands.

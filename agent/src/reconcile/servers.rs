@@ -1,6 +1,7 @@
 //! What is known of servers: a prober for each, and what their silence means.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_shared::happening::Happening;
@@ -8,11 +9,11 @@ use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::name::Name;
 use moorline_shared::observed::{Liveness, Observed, Server, Tunnel};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::{Clock, Event, Reconciler};
 use crate::host::Host;
-use crate::paths;
 use crate::probe::{PAUSE, Question};
 
 impl Reconciler {
@@ -37,7 +38,7 @@ impl Reconciler {
                 continue;
             };
             let question = Question {
-                namespace: paths::from_agent(&self.host.paths().namespace(id)),
+                namespace: self.host.paths().namespace(id),
                 server: target.server,
                 // Two of them, and the pauses, fit into the time that it may be silent.
                 patience: gateway.away_after / 2,
@@ -45,7 +46,13 @@ impl Reconciler {
             self.servers.insert(id.clone(), Server::new(gateway.away_after, (self.clock)()));
             self.probers.insert(
                 id.clone(),
-                tokio::spawn(ask_for_ever(question, id.clone(), self.clock.clone(), self.events.clone())),
+                tokio::spawn(ask_for_ever(
+                    self.host.clone(),
+                    question,
+                    id.clone(),
+                    self.clock.clone(),
+                    self.events.clone(),
+                )),
             );
         }
     }
@@ -59,46 +66,50 @@ impl Reconciler {
         before != server.liveness(now)
     }
 
-    /// One mount of each share in the epoch that is in force is looked at, as long as its server answers: all of them
-    /// have one root.
+    /// Of each share the mounts in the epoch that is in force are looked at in turn, as long as their server answers. Most
+    /// of the time all of them have one root; one that was mounted after its export was replaced has another.
     pub(super) fn look(&mut self, observed: &Observed) {
         let now = (self.clock)();
-        let mut in_force: BTreeMap<&Name, &SuperblockId> = BTreeMap::new();
+        let mut in_force: BTreeMap<&Name, u32> = BTreeMap::new();
         for id in &observed.superblocks {
-            let newest = in_force.entry(&id.share).or_insert(id);
-            if id.epoch > newest.epoch {
-                *newest = id;
+            let newest = in_force.entry(&id.share).or_insert(id.epoch);
+            *newest = id.epoch.max(*newest);
+        }
+        let mut wanted: BTreeMap<(Name, u32), BTreeSet<&SuperblockId>> = BTreeMap::new();
+        for id in observed.superblocks.iter().filter(|id| in_force.get(&id.share) == Some(&id.epoch)) {
+            if observed.liveness(&id.namespace, now) == Liveness::Alive {
+                wanted.entry((id.share.clone(), id.epoch)).or_default().insert(id);
             }
         }
-        let wanted: BTreeMap<(Name, u32), &SuperblockId> = in_force
-            .into_values()
-            .filter(|id| observed.liveness(&id.namespace, now) == Liveness::Alive)
-            .map(|id| ((id.share.clone(), id.epoch), id))
-            .collect();
         self.lookers.retain(|which, looker| {
             if !wanted.contains_key(which) {
-                looker.abort();
+                looker.task.abort();
             }
-            wanted.contains_key(which) && !looker.is_finished()
+            wanted.contains_key(which)
         });
         let there: BTreeSet<(Name, u32)> = observed.superblocks.iter().map(|id| (id.share.clone(), id.epoch)).collect();
-        self.stale.retain(|which| there.contains(which));
-        for (which, id) in wanted {
-            let (host, events, superblock) = (self.host.clone(), self.events.clone(), id.clone());
-            self.lookers
-                .entry(which)
-                .or_insert_with(|| tokio::spawn(async move { look_for_ever(&host, &superblock, &events).await }));
+        self.stale.retain(|which, _| there.contains(which));
+        for (which, ids) in wanted {
+            let before = self.lookers.get(&which);
+            if before.is_some_and(|looker| !looker.task.is_finished()) {
+                continue;
+            }
+            let next = ids.iter().find(|id| before.is_none_or(|looker| looker.at < ***id)).or(ids.first());
+            let Some(at) = next.map(|id| (*id).clone()) else { continue };
+            let task = tokio::spawn(look_later(self.host.clone(), at.clone(), self.events.clone()));
+            self.lookers.insert(which, Looker { at, task });
         }
     }
 
     /// Whether it changes what is thought of the share.
     pub(super) fn note_look(&mut self, which: (Name, u32), stale: bool) -> bool {
-        let changed = self.stale.contains(&which) != stale;
+        let changed = self.stale.contains_key(&which) != stale;
         if stale {
             if changed {
                 self.tell(&Happening::ShareStale { share: which.0.clone() });
             }
-            self.stale.insert(which);
+            let now = (self.clock)();
+            self.stale.entry(which).or_insert(now);
         } else {
             self.stale.remove(&which);
         }
@@ -111,20 +122,29 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(3);
 /// Of a look that takes longer nothing is learnt: whether its server is there the prober knows.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
-async fn look_for_ever(host: &Host, superblock: &SuperblockId, events: &mpsc::Sender<Event>) {
-    loop {
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-        let Some(stale) = host.is_stale(superblock, LOOK_PATIENCE).await else { continue };
-        let (share, epoch) = (superblock.share.clone(), superblock.epoch);
-        if events.send(Event::Looked { share, epoch, stale }).await.is_err() {
-            return;
-        }
-    }
+/// A look that is under way, or the last that was.
+pub(super) struct Looker {
+    at: SuperblockId,
+    task: JoinHandle<()>,
 }
 
-async fn ask_for_ever(question: Question, namespace: NamespaceId, clock: Clock, events: mpsc::Sender<Event>) {
+async fn look_later(host: Arc<Host>, superblock: SuperblockId, events: mpsc::Sender<Event>) {
+    tokio::time::sleep(BETWEEN_LOOKS).await;
+    let Some(stale) = host.is_stale(&superblock, LOOK_PATIENCE).await else { return };
+    let (share, epoch) = (superblock.share, superblock.epoch);
+    // The loop ends before this only when the process does.
+    let _ = events.send(Event::Looked { share, epoch, stale }).await;
+}
+
+async fn ask_for_ever(
+    host: Arc<Host>,
+    question: Question,
+    namespace: NamespaceId,
+    clock: Clock,
+    events: mpsc::Sender<Event>,
+) {
     loop {
-        let answer = question.ask(&clock).await;
+        let answer = host.ask(&question, &clock).await;
         if let Err(error) = &answer {
             debug!(%namespace, "no answer from {}: {error}", question.server);
         }

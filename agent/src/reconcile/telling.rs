@@ -18,7 +18,7 @@ impl Reconciler {
 
     pub(super) fn tell_done(&mut self, step: &Step) {
         let publication = match step {
-            Step::Publish(id, _) | Step::Unpublish(id) => self.desired.publications.get(id).cloned(),
+            Step::Publish(id, _) | Step::Hide(id) | Step::Unpublish(id) => self.desired.publications.get(id).cloned(),
             _ => None,
         };
         if let Step::Publish(id, _) = step
@@ -56,7 +56,7 @@ impl Reconciler {
             return;
         }
         let publication = match superblock.user {
-            User::ReadOnly => None,
+            User::ReadOnly | User::Node(_) => None,
             User::ReadWrite(id) => self.desired.publications.get(&id).cloned(),
         };
         self.tell(&Happening::Aborting { superblock: superblock.clone(), publication });
@@ -81,6 +81,9 @@ impl Reconciler {
 
     pub(super) fn tell_what_waits(&mut self, observed: &Observed, now: Moment) {
         let mut waits = BTreeMap::new();
+        if self.desired.shutdown.is_some() {
+            return;
+        }
         for share in self.desired.objects.shares.values() {
             let in_use = self
                 .desired

@@ -1,0 +1,107 @@
+//! The node shuts down: it waits for us as long as a lock is held.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_shared::happening::Happening;
+use moorline_shared::id::SuperblockId;
+use moorline_shared::observed::{Moment, Observed};
+use moorline_shared::plan::{self, Flush, Shutdown, Step};
+use tokio::sync::oneshot;
+
+use super::Reconciler;
+
+/// What the loop knows of it beside its times.
+#[derive(Default)]
+pub(super) struct Leaving {
+    /// The node goes down when this is closed.
+    lock: Option<OwnedFd>,
+    /// Those who wait for the same.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// When the flushes began that are under way.
+    flushing: BTreeMap<SuperblockId, Moment>,
+    flushed: BTreeMap<SuperblockId, Flush>,
+    /// What was aborted at least once.
+    aborted: BTreeSet<SuperblockId>,
+}
+
+impl Reconciler {
+    pub(super) fn shut_down(&mut self, within: Duration, lock: OwnedFd) {
+        let shutdown = Shutdown::new((self.clock)(), within);
+        self.tell(&Happening::ShuttingDown { within });
+        Arc::make_mut(&mut self.desired).shutdown = Some(shutdown);
+        self.leaving = Leaving { lock: Some(lock), ..Leaving::default() };
+    }
+
+    pub(super) fn go_on(&mut self) {
+        if self.desired.shutdown.is_none() {
+            return;
+        }
+        self.tell(&Happening::GoesOn);
+        Arc::make_mut(&mut self.desired).shutdown = None;
+        self.leaving = Leaving::default();
+        self.setbacks.clear();
+    }
+
+    /// The agent is asked to end. Its mounts stay, unless the node ends as well: then the pods had their time, since
+    /// kubelet ends those that it needs itself last.
+    pub(super) fn stop(&mut self, done: oneshot::Sender<()>) {
+        let now = (self.clock)();
+        match &mut Arc::make_mut(&mut self.desired).shutdown {
+            Some(shutdown) if self.leaving.lock.is_some() => {
+                shutdown.hurry(now);
+                self.leaving.waiting.push(done);
+            }
+            _ => {
+                // Who asked waits for nothing else.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.lock.is_some()
+    }
+
+    pub(super) fn note_flushes(&self, observed: &mut Observed) {
+        observed.flushed.clone_from(&self.leaving.flushed);
+    }
+
+    pub(super) fn note_flush_begins(&mut self, steps: &[Step], now: Moment) {
+        let flushes = steps.iter().filter_map(|step| if let Step::Flush(id) = step { Some(id.clone()) } else { None });
+        self.leaving.flushing.extend(flushes.map(|id| (id, now)));
+    }
+
+    pub(super) fn note_flush(&mut self, id: &SuperblockId, done: bool) {
+        if let Some(began) = self.leaving.flushing.remove(id) {
+            self.leaving.flushed.insert(id.clone(), Flush { began, done });
+        }
+    }
+
+    pub(super) fn note_abort(&mut self, id: &SuperblockId) {
+        if self.is_leaving() {
+            self.leaving.aborted.insert(id.clone());
+        }
+    }
+
+    /// Lets the node go down when nothing is left to do for it, or no time. What containers still hold is aborted on and on:
+    /// that can't be waited for.
+    pub(super) fn let_go(&mut self, observed: &Observed, next: &[Step], now: Moment) {
+        let Some(shutdown) = self.desired.shutdown.filter(|_| self.is_leaving()) else { return };
+        let in_time = plan::has_let_go(observed) && self.busy.is_empty();
+        let mut left = next.iter().chain(self.busy.values().flatten());
+        let is_repeated = |step: &Step| matches!(step, Step::Abort(id) if self.leaving.aborted.contains(id));
+        let only_held = now >= shutdown.pods_until && left.all(is_repeated);
+        if !in_time && !only_held && now < shutdown.ends {
+            return;
+        }
+        self.tell(&Happening::LetGo { in_time });
+        drop(self.leaving.lock.take());
+        for waiting in self.leaving.waiting.drain(..) {
+            // Who has gone away meanwhile waits no more.
+            let _ = waiting.send(());
+        }
+    }
+}
