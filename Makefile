@@ -9,12 +9,14 @@ export RUSTFLAGS := -C target-feature=+crt-static
 export MOORLINE_BIN := $(CURDIR)/$(BIN)/moorline
 export MOORLINE_APP := $(CURDIR)/$(BIN)/app
 
-.PHONY: help demo test soak lint setup build unit lab lab-faults lab-others kubernetes
+.PHONY: help demo test soak soak-mutations seeds bench lint setup build unit lab lab-faults lab-others kubernetes
 
 help:
 	@echo 'make demo        see moorline work: a pod, a share, a tunnel, a death (under a minute after the build)'
 	@echo 'make test        every test: unit, lab (real NFS), Kubernetes (real API server and kubelet)'
-	@echo 'make soak        the whole fault matrix'
+	@echo 'make soak        the whole fault matrix, every kill point, a million seeds of the simulator (make seeds)'
+	@echo 'make soak-mutations   that the rows of the matrix can fail'
+	@echo 'make bench       what it costs, beside limits and peers; AREA=mount one area, RECORD=1 for docs/BENCHMARKS.md'
 	@echo 'make lint        format, clippy, licences and bans'
 	@echo 'make unit|lab|kubernetes   one area of the tests'
 
@@ -52,9 +54,30 @@ kubernetes: build
 	@tests/kube/run smoke
 	@PEERS=1 tests/kube/run one-death
 
-# The whole fault matrix, for under an hour; what every run has of it is in `make lab`.
+# The whole fault matrix, every kill point and a million seeds of the simulator, each part under an hour; what every run has
+# of them is in `make lab` and `make unit`. Rows of the matrix that passed already, as things are, are not run again: what is
+# on record of them makes docs/FAULTS.md.
 soak: setup build
-	@$(BIN)/lab run --soak --limit 3500 --keep
+	@$(BIN)/lab run --soak --limit 3500 --keep --record tests/record/faults.jsonl fault_
+	@$(BIN)/lab faults
+	@$(BIN)/lab run --soak --limit 3500 --keep kill_
+	@$(BIN)/lab run --soak --limit 3500 --keep --kernel newer kill_
+	@$(MAKE) --no-print-directory seeds
+
+# Goes on where it was interrupted, and begins anew once all are done.
+seeds:
+	@cargo run --quiet -p moorline-agent --features simulation --bin simulate -- \
+	  --seeds 0..1000000 --resume target/seeds --limit 3500
+
+# Each fault's rows against an agent that was changed for the worse: they must fail.
+soak-mutations: setup build
+	@tests/mutations/run
+
+# A bench of a debug build says nothing: this is the profile that the image is built with. It takes some minutes, once.
+bench: RELEASE := target/$(HOST)/release
+bench: setup
+	@cargo build --release --workspace --bins
+	@MOORLINE_BIN=$(RELEASE)/moorline MOORLINE_APP=$(RELEASE)/app $(RELEASE)/lab bench $(AREA) $(if $(RECORD),--record)
 
 lint:
 	@tests/lint

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use moorline_agent::killpoint::Point;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::command::{checked, run};
+use crate::command::checked;
 use crate::container::{Bind, Container, Spec};
 use crate::csi::Csi;
 use crate::kit;
@@ -17,16 +18,38 @@ use crate::node::Node;
 use crate::objects::KEYS;
 use crate::wait::{eventually, seconds};
 
+/// Where kill points look for their orders: a directory that the agent sees under the same name.
+const KILL_POINTS: &str = "/run/moorline/kill-points";
 const SOCKET: &str = "/run/moorline/agent.sock";
 const CONFIG: &str = "/etc/moorline";
+
+/// Who dies at a kill point: the process that comes by alone, or the agent, whose hands die with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    Hand,
+    Agent,
+}
 
 #[derive(Debug)]
 pub struct Agent {
     spec: Spec,
     container: Option<Container>,
+    /// Its hands must end by themselves when it dies: no server is dead that could hold them.
+    pub alone: bool,
 }
 
 impl Agent {
+    /// Starts one that can be told to die (see [`Self::strike`]), and does not wait until it answers.
+    #[track_caller]
+    pub fn start_mortal(node: &Node, objects: &str, orders: &[(Point, Whom)]) -> Self {
+        write(&Path::new(KILL_POINTS).join("orders"), "");
+        let mut agent = Self::prepare(node, objects);
+        agent.spec.env.insert("MOORLINE_KILL_POINTS".into(), KILL_POINTS.into());
+        orders.iter().for_each(|(point, whom)| agent.strike(*point, *whom));
+        agent.container = Some(Container::start("agent", &agent.spec));
+        agent
+    }
+
     /// Starts it with `objects` as its configuration and the node's keys for the gateways `gw` and `solo`, and waits until its
     /// CSI socket answers.
     #[track_caller]
@@ -37,17 +60,66 @@ impl Agent {
     /// The same, with further arguments.
     #[track_caller]
     pub fn start_with(node: &Node, objects: &str, arguments: &[&str]) -> Self {
+        let mut agent = Self::prepare(node, objects);
+        agent.spec.args.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        agent.container = Some(Container::start("agent", &agent.spec));
+        agent.wait_ready();
+        agent
+    }
+
+    #[track_caller]
+    fn prepare(node: &Node, objects: &str) -> Self {
         // The folder on the node that plays the ConfigMap, and the one that plays the Secret.
         write(&host_config().join("objects.yaml"), objects);
         for (gateway, key) in [("gw", node.key()), ("solo", node.solo_key())] {
             write(&Path::new("/srv/secret").join(format!("{gateway}.key")), &format!("{}\n", key.private));
         }
-        let mut spec = spec(&daemonset(), node.name());
-        spec.args.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let container = Some(Container::start("agent", &spec));
-        let agent = Self { spec, container };
-        agent.wait_ready();
-        agent
+        Self { spec: spec(&daemonset(), node.name()), container: None, alone: false }
+    }
+
+    /// The next process that comes by this point dies there, and the agent with it if it is meant.
+    #[track_caller]
+    pub fn strike(&self, point: Point, whom: Whom) {
+        let whom = match whom {
+            Whom::Hand => "hand",
+            Whom::Agent => "agent",
+        };
+        let fresh = Path::new(KILL_POINTS).join("new");
+        write(&fresh, whom);
+        let place = Path::new(KILL_POINTS).join(point.name());
+        fs::rename(&fresh, &place).unwrap_or_else(|error| panic!("make {}: {error}", place.display()));
+    }
+
+    /// Whether nobody has come by since.
+    pub fn spared(&self, point: Point) -> bool {
+        Path::new(KILL_POINTS).join(point.name()).exists()
+    }
+
+    /// Starts it again if it has died, as kubelet would.
+    #[track_caller]
+    pub fn revive(&mut self) {
+        if self.container.as_ref().is_some_and(Container::alive) {
+            return;
+        }
+        if self.alone {
+            // Before the runtime ends whatever is left in its cgroup.
+            eventually("no hand outlives its agent", seconds(10), || {
+                let hands = hands();
+                if hands.is_empty() { Ok(()) } else { Err(hands) }
+            });
+        }
+        if let Some(container) = self.container.take() {
+            container.delete();
+        }
+        self.container = Some(Container::start("agent", &self.spec));
+    }
+
+    /// An agent like this one, on a kernel that does not know some system call, run until it ends: its exit code, and what
+    /// it says.
+    #[track_caller]
+    pub fn on_a_kernel_without(&self, call: &str) -> (Option<i32>, String) {
+        let spec = Spec { unknown_calls: vec![call.into()], ..self.spec.clone() };
+        Container::run_to_its_end("agent-on-an-older-kernel", &spec)
     }
 
     /// Replaces its objects, as a ConfigMap's change would.
@@ -77,6 +149,15 @@ impl Agent {
     pub fn kill9(&mut self) {
         if let Some(container) = self.container.take() {
             container.kill(Signal::SIGKILL);
+            container.delete();
+        }
+    }
+
+    /// SIGTERM, as kubelet ends it for an upgrade: it is gone within `grace`.
+    #[track_caller]
+    pub fn stop(&mut self, grace: Duration) {
+        if let Some(container) = self.container.take() {
+            assert!(container.stop(grace), "the agent did not end within {grace:?}:\n{}", self.logs());
             container.delete();
         }
     }
@@ -119,9 +200,20 @@ impl Agent {
     /// Tells it that a pod was asked to end, which in a cluster the API server does.
     #[track_caller]
     pub fn hears_of_deletion(&self, pod_uid: &str, grace: Duration) {
+        self.may_hear_of_deletion(pod_uid, grace).unwrap_or_else(|complaint| panic!("tell of a deletion: {complaint}"));
+    }
+
+    /// The same, of one that may be dead.
+    #[track_caller]
+    pub fn may_hear_of_deletion(&self, pod_uid: &str, grace: Duration) -> Result<(), String> {
         let body = format!("{{\"graceSeconds\": {}}}", grace.as_secs());
         let url = format!("http://moorline/v1/pods/{pod_uid}/deletion");
-        run("curl", ["-sS", "--fail-with-body", "--unix-socket", SOCKET, "-X", "PUT", "-d", &body, &url]);
+        let told = Command::new("curl")
+            .args(["-sS", "--fail-with-body", "--unix-socket", SOCKET, "-X", "PUT", "-d", &body, &url])
+            .output()
+            .unwrap_or_else(|error| panic!("run curl: {error}"));
+        let complaint = [told.stdout, told.stderr].concat();
+        if told.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&complaint).into_owned()) }
     }
 
     /// Asks its socket, and takes what it answers: the status, and the JSON, or the lines of JSON.
@@ -155,6 +247,17 @@ impl Agent {
     pub fn logs(&self) -> String {
         fs::read_to_string(kit::results().join("agent.log")).unwrap_or_default()
     }
+}
+
+/// The processes that do an agent's work in other namespaces.
+pub fn hands() -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_hand = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"hands")
+    };
+    numbers.filter(is_hand).collect()
 }
 
 /// What curl got: the status, and the body.
@@ -280,11 +383,15 @@ fn spec(pod: &PodSpec, node: &str) -> Spec {
     }
     Spec {
         args: container.command.iter().chain(&container.args).cloned().collect(),
-        env: [("NODE_NAME".into(), node.into()), ("PATH".into(), "/".into())].into(),
+        // No scenario waits for its turn, but that which is about it.
+        env: [("NODE_NAME", node), ("PATH", "/"), ("MOORLINE_RECOVERY_JITTER", "0s")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         user: 0,
         capabilities: security.capabilities.add.iter().map(|name| format!("CAP_{name}")).collect(),
         host_pid: pod.host_pid,
         host_network: pod.host_network,
         binds,
+        unknown_calls: Vec::new(),
     }
 }

@@ -19,7 +19,7 @@ pub struct Event {
     pub problem: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Op {
     /// Open, read all, verify.
@@ -38,6 +38,8 @@ pub enum Op {
     Search,
     /// A read through a descriptor that was opened once.
     Keep,
+    /// A file that was mapped into memory once is read through the mapping, or altered, and that acknowledged by msync.
+    Map,
 }
 
 impl Event {

@@ -5,6 +5,7 @@
 //! What goes wrong in a scenario panics with the action and the cure: the report is the scenario's output.
 
 pub mod agent;
+pub mod bench;
 pub mod client;
 pub mod command;
 pub mod container;
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod event;
 pub mod guest;
 pub mod kit;
+pub mod logind;
 pub mod machine;
 pub mod mounts;
 pub mod namespace;
@@ -21,6 +23,7 @@ pub mod node;
 pub mod objects;
 pub mod openmetrics;
 pub mod pod;
+pub mod record;
 pub mod runner;
 pub mod scenarios;
 pub mod seccomp;

@@ -13,6 +13,7 @@ use std::process::{Command, ExitCode};
 use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, pivot_root};
@@ -26,7 +27,10 @@ use crate::wait::{poll, seconds};
 pub const VERDICT: &str = "verdict";
 
 /// The life of pid 1: build the machine, run `lab body NAME` in it, say how it ended, clear up.
-pub fn run(scenario: &str, kit: &Path, results: &Path) -> ExitCode {
+pub fn run(scenario: &str, kit: &Path, results: &Path, cgroup: &Path) -> ExitCode {
+    // By itself: its parent stays outside, or the group would hold a process and could hand nothing down.
+    must(&format!("enter {}", cgroup.display()), fs::write(cgroup.join("cgroup.procs"), "0"));
+    must("make a cgroup namespace", unshare(CloneFlags::CLONE_NEWCGROUP));
     build(kit, results);
     let body = Command::new(kit::executable("lab")).args(["body", scenario]).spawn();
     let verdict = match body {

@@ -1,6 +1,7 @@
 //! The mount table of a process, as /proc/PID/mountinfo tells it.
 
 use std::fs;
+use std::path::Path;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -13,6 +14,18 @@ pub struct Mount {
     pub options: String,
     /// major:minor of the superblock.
     pub device: String,
+}
+
+impl Mount {
+    /// What the agent lays below every publication.
+    pub fn is_seal(&self) -> bool {
+        self.kind == "tmpfs" && self.source == "moorline-seal"
+    }
+}
+
+/// What is mounted at a place of the node's, lowest first, without the seal below it.
+pub fn at(point: &Path) -> Vec<Mount> {
+    of("self").into_iter().filter(|mount| Path::new(&mount.point) == point && !mount.is_seal()).collect()
 }
 
 /// All mounts that process `pid` ("self" for one's own) sees, lowest first.

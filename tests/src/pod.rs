@@ -83,6 +83,18 @@ impl Draft {
         self.with_bind(Bind { propagation: Propagation::HostToContainer, ..bind })
     }
 
+    /// The same with a directory of the share alone.
+    #[track_caller]
+    pub fn with_part(self, node: &Node, agent: &Agent, share: &str, sub_path: &str, read_only: bool) -> Self {
+        let mut volume = volume(node, &self.name, share, read_only);
+        volume.attributes.push(("subPath".into(), sub_path.into()));
+        publish(agent, &volume);
+        let bind = Bind::new(&volume.target, format!("/mnt/{share}"));
+        let mut draft = self.with_bind(if read_only { bind.read_only() } else { bind });
+        draft.volumes.push(volume);
+        draft
+    }
+
     #[track_caller]
     fn target(&self, share: &str) -> &Path {
         let volume = self.volumes.iter().find(|volume| volume.share == share);
@@ -130,9 +142,29 @@ impl Draft {
         self.doing("search", path)
     }
 
-    /// Reads through a descriptor that it opens once.
+    /// Reads and verifies a file through a descriptor that it opens once.
     pub fn keeping(self, path: &str) -> Self {
         self.doing("keep", path)
+    }
+
+    /// Reads and verifies a file through a mapping that it makes once.
+    pub fn mapping(self, path: &str) -> Self {
+        self.doing("map", path)
+    }
+
+    /// Writes records over each other through a mapping that it makes once, each acknowledged by msync.
+    pub fn altering(self, path: &str) -> Self {
+        self.doing("alter", path)
+    }
+
+    /// Writes a whole file of data with this tag, once, without fsync, and keeps the descriptor.
+    pub fn leaving(self, path: &str, tag: &str) -> Self {
+        self.doing("leave", &format!("{path}={tag}"))
+    }
+
+    /// Writes a whole file of data with this tag, once, acknowledged by fsync.
+    pub fn putting(self, path: &str, tag: &str) -> Self {
+        self.doing("put", &format!("{path}={tag}"))
     }
 
     fn doing(mut self, job: &str, path: &str) -> Self {
@@ -178,7 +210,7 @@ pub fn publish(agent: &Agent, volume: &Volume) {
 
 /// As kubelet does: "unavailable" is asked again, anything else is an answer.
 #[track_caller]
-fn insist(agent: &Agent, what: &str, call: impl Fn() -> Result<(), Status>) {
+pub fn insist(agent: &Agent, what: &str, call: impl Fn() -> Result<(), Status>) {
     eventually(what, Duration::from_secs(30), || match call() {
         Ok(()) => Ok(()),
         Err(status) if status.code() == Code::Unavailable => Err(status),
@@ -187,12 +219,33 @@ fn insist(agent: &Agent, what: &str, call: impl Fn() -> Result<(), Status>) {
 }
 
 impl Pod {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn container(&self) -> &Container {
         &self.container
     }
 
+    pub fn volumes(&self) -> &[Volume] {
+        &self.volumes
+    }
+
     pub fn targets(&self) -> impl Iterator<Item = &PathBuf> {
         self.volumes.iter().map(|volume| &volume.target)
+    }
+
+    /// Where kubelet has bound its subPaths.
+    pub fn sub_paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.sub_paths.iter()
+    }
+
+    /// Tells the agent that it is asked to end.
+    #[track_caller]
+    pub fn is_to_end(&self, agent: &Agent, grace: Duration) {
+        if let Some(volume) = self.volumes.first() {
+            agent.hears_of_deletion(&volume.pod_uid, grace);
+        }
     }
 
     pub fn events(&self) -> Vec<Event> {
@@ -299,15 +352,19 @@ impl Pod {
     /// period, and gives the volumes back when the container is gone.
     #[track_caller]
     pub fn delete(self, agent: &Agent, grace: Duration) {
-        if let Some(volume) = self.volumes.first() {
-            agent.hears_of_deletion(&volume.pod_uid, grace);
+        self.is_to_end(agent, grace);
+        for volume in &self.end(grace) {
+            insist(agent, &format!("unpublish {}", volume.share), || agent.csi().unpublish(&volume.target));
         }
+    }
+
+    /// The same, but that nobody is told, up to where kubelet gives the volumes back.
+    #[track_caller]
+    pub fn end(self, grace: Duration) -> Vec<Volume> {
         self.container.stop(grace);
         self.container.delete();
         self.sub_paths.iter().for_each(|place| detach_all(place));
-        for volume in &self.volumes {
-            insist(agent, &format!("unpublish {}", volume.share), || agent.csi().unpublish(&volume.target));
-        }
+        self.volumes
     }
 }
 

@@ -88,6 +88,20 @@ pub struct Site {
     wire: Rc<Wire>,
     inside: Namespace,
     records_daemon: Child,
+    /// The public keys that its WireGuard peer knows, and their addresses.
+    clients: [(String, &'static str); 2],
+    standby: Option<Namespace>,
+    /// The machine that served before the standby took over.
+    retired: Option<Namespace>,
+}
+
+/// How long a server waits for clients that it knows of to claim what they had; it ends early when all have.
+#[derive(Debug, Clone, Copy)]
+enum Grace {
+    /// The lab's own: nobody waits for long.
+    Short,
+    /// As long as it may take a client to connect again, which tries less and less often.
+    Ample,
 }
 
 impl Site {
@@ -105,11 +119,43 @@ impl Site {
         let key = Key::new();
         let wire = node.wire();
         wire.join(name, &inside, &outer(number, 2), &outer(number, 1));
-        tunnel(&inside, number, &key, node);
-        let records_daemon = serve(&inside, &tree);
-        let site = Self { name: name.into(), number, key, tree, wire, inside, records_daemon };
+        let clients = [(node.key().public.clone(), node::INNER), (node.solo_key().public.clone(), node::SOLO_INNER)];
+        tunnel(&inside, number, &key, &clients);
+        let records_daemon = serve(&inside, &tree, name, Grace::Short);
+        // With an empty record of clients nobody has anything to reclaim, and nobody waits.
+        eventually("the server's grace period is over", seconds(20), || {
+            let ended = inside.sh("cat /proc/fs/nfsd/v4_end_grace");
+            if ended.trim() == "Y" { Ok(()) } else { Err(ended) }
+        });
+        let name = name.to_owned();
+        let (standby, retired) = (None, None);
+        let site = Self { name, number, key, tree, wire, inside, records_daemon, clients, standby, retired };
         site.wait_until_serving();
         site
+    }
+
+    /// A site with a standby of the same identity: the same hostname, keys and exports, the same storage, and the same
+    /// record of clients. It serves nothing until it takes over.
+    #[track_caller]
+    pub fn paired(node: &Node, name: &str, tree: Tree) -> Self {
+        let mut site = Self::serving(node, name, tree);
+        let standby = Namespace::new(site.inside.name());
+        site.wire.join_standby(name, &standby);
+        site.standby = Some(standby);
+        site
+    }
+
+    /// The address moves to the standby, and the standby serves. Whoever served before must be dead ([`Self::die`]): a
+    /// kernel that still held a lock on the storage would let nobody claim it.
+    #[track_caller]
+    pub fn take_over(&mut self) {
+        let standby = self.standby.take().expect("a site that was started as a pair");
+        self.wire.move_address(&self.name, &self.inside, &standby, &outer(self.number, 2), &outer(self.number, 1));
+        self.retired = Some(std::mem::replace(&mut self.inside, standby));
+        tunnel(&self.inside, self.number, &self.key, &self.clients);
+        self.records_daemon = serve(&self.inside, &self.tree, &self.name, Grace::Ample);
+        self.wait_until_serving();
+        self.heal();
     }
 
     pub fn name(&self) -> &str {
@@ -129,6 +175,39 @@ impl Site {
     /// Its NFS server's address outside the tunnel.
     pub fn direct_server(&self) -> String {
         outer(self.number, 1)
+    }
+
+    /// Lets another node in, whose machine that process is on, by a link of its own. Returns where that node finds its
+    /// WireGuard peer.
+    #[track_caller]
+    pub fn admit(&self, node: &Node, machine: u32, key: &str, address: &str) -> String {
+        let number = node.next_link();
+        let (ours, theirs, site) = (outer(number, 2), outer(number, 1), self.inside.pid());
+        let link = format!("up-{}{number}", self.name);
+        let netns = format!("/proc/{machine}/ns/net");
+        let own = fs::read_link("/proc/self/ns/net").ok();
+        eventually("the other machine has a network of its own", seconds(20), || {
+            let theirs = fs::read_link(&netns).ok();
+            if theirs.is_some() && theirs != own { Ok(()) } else { Err(theirs) }
+        });
+        sh(&format!(
+            "ip link add {link} netns {machine} type veth peer name eth{number} netns {site}
+             nsenter --net={netns} ip addr add {ours}/30 dev {link}
+             nsenter --net={netns} ip link set {link} up"
+        ));
+        self.inside.sh(&format!(
+            "ip addr add {theirs}/30 dev eth{number}; ip link set eth{number} up
+             wg set wg0 peer {key} allowed-ips {address}/32; ip route add {address} dev wg0"
+        ));
+        format!("{theirs}:{PORT}")
+    }
+
+    /// How the clients that its server knows name themselves.
+    #[track_caller]
+    pub fn client_names(&self) -> Vec<String> {
+        // One may go away meanwhile.
+        let text = self.inside.sh("cat /proc/fs/nfsd/clients/*/info || true");
+        text.lines().filter_map(|line| Some(line.strip_prefix("name: ")?.to_owned())).collect()
     }
 
     pub fn public_key(&self) -> &str {
@@ -274,30 +353,36 @@ fn outer(number: u8, host: u8) -> String {
 }
 
 #[track_caller]
-fn tunnel(inside: &Namespace, number: u8, key: &Key, node: &Node) {
-    let (private, inner, solo_inner) = (&key.private, node::INNER, node::SOLO_INNER);
-    let (peer, solo) = (&node.key().public, &node.solo_key().public);
+fn tunnel(inside: &Namespace, number: u8, key: &Key, clients: &[(String, &str)]) {
+    let private = &key.private;
+    let peers: String = clients.iter().map(|(key, address)| format!(" peer {key} allowed-ips {address}/32")).collect();
+    let routes: String = clients.iter().map(|(_, address)| format!("ip route add {address} dev wg0\n")).collect();
     inside.sh(&format!(
         "mount -t tmpfs run /run; mkdir -p /run/wireguard
          umask 077; echo {private} >/run/key
          wireguard-go wg0 2>/run/wireguard-go.log || {{ cat /run/wireguard-go.log; exit 1; }}
-         wg set wg0 listen-port {PORT} private-key /run/key peer {peer} allowed-ips {inner}/32 \
-           peer {solo} allowed-ips {solo_inner}/32
+         wg set wg0 listen-port {PORT} private-key /run/key{peers}
          ip addr add 10.90.{number}.1/32 dev wg0
          ip link set wg0 mtu 1420 up
-         ip route add {inner} dev wg0; ip route add {solo_inner} dev wg0"
+         {routes}"
     ));
 }
 
 /// nfsd with short lease and grace (or every recovery waits for 90 s), and nfsdcld, the one keeper of client records
 /// that works in a network namespace.
 #[track_caller]
-fn serve(inside: &Namespace, tree: &Tree) -> Child {
+fn serve(inside: &Namespace, tree: &Tree, name: &str, grace: Grace) -> Child {
+    // Beside the storage: it is one for all that serve under this name, as the storage is.
+    let records = format!("/srv/.records/{name}");
+    let grace = match grace {
+        Grace::Short => 10,
+        Grace::Ample => 90,
+    };
     let mut script = format!(
-        "mount -t tmpfs nfs /var/lib/nfs; mkdir -p /var/lib/nfs/nfsdcld /run/pipefs /run/exports
+        "mount -t tmpfs nfs /var/lib/nfs; mkdir -p {records} /run/pipefs /run/exports
          touch /var/lib/nfs/etab /var/lib/nfs/rmtab
          mount -t nfsd nfsd /proc/fs/nfsd; mount -t rpc_pipefs pipefs /run/pipefs
-         echo 10 >/proc/fs/nfsd/nfsv4gracetime; echo 10 >/proc/fs/nfsd/nfsv4leasetime
+         echo {grace} >/proc/fs/nfsd/nfsv4gracetime; echo 10 >/proc/fs/nfsd/nfsv4leasetime
          mount -t tmpfs root /run/exports
          exportfs -o {OPTIONS},fsid=0 '*:/run/exports'\n"
     );
@@ -312,9 +397,10 @@ fn serve(inside: &Namespace, tree: &Tree) -> Child {
     }
     inside.sh(&script);
     let log = kit::results().join(format!("{}.nfsdcld.log", inside.name()));
-    let log = fs::File::create(&log).unwrap_or_else(|error| panic!("make {}: {error}", log.display()));
+    let opened = fs::File::options().create(true).append(true).open(&log);
+    let log = opened.unwrap_or_else(|error| panic!("open {}: {error}", log.display()));
     let records_daemon = inside
-        .command("nfsdcld", &["-F", "-p", "/run/pipefs", "-s", "/var/lib/nfs/nfsdcld"])
+        .command("nfsdcld", &["-F", "-p", "/run/pipefs", "-s", &records])
         .stdin(Stdio::null())
         .stderr(log)
         .spawn()
@@ -325,10 +411,5 @@ fn serve(inside: &Namespace, tree: &Tree) -> Child {
         if open.contains("inotify") { Ok(()) } else { Err(open) }
     });
     inside.sh("rpc.mountd --no-udp -N 2 -N 3; rpc.nfsd -N 3 4");
-    // With an empty record of clients nobody has anything to reclaim, and nobody waits.
-    eventually("the server's grace period is over", seconds(20), || {
-        let ended = inside.sh("cat /proc/fs/nfsd/v4_end_grace");
-        if ended.trim() == "Y" { Ok(()) } else { Err(ended) }
-    });
     records_daemon
 }

@@ -47,11 +47,35 @@ impl Wire {
         ));
         site.sh(&format!("ip addr add {theirs}/30 dev eth0; ip link set eth0 up; ip route add default via {ours}"));
         // Neighbours are pinned: in a blackhole ARP would give up, and senders would be told what a real network hides.
-        let address = |show: String| show.split_whitespace().nth(2).map(str::to_owned).unwrap_or_default();
-        let our_mac = address(sh(&format!("ip -br link show up-{name}")));
-        let their_mac = address(site.sh("ip -br link show eth0"));
+        let our_mac = mac_of_uplink(name);
+        let their_mac = mac(&site.sh("ip -br link show eth0"));
         sh(&format!("ip neigh replace {theirs} lladdr {their_mac} dev up-{name} nud permanent"));
         site.sh(&format!("ip neigh replace {ours} lladdr {our_mac} dev eth0 nud permanent"));
+    }
+
+    /// A second machine at a site's place, with no address yet.
+    #[track_caller]
+    pub fn join_standby(&self, name: &str, standby: &Namespace) {
+        let pid = standby.pid();
+        self.inside.sh(&format!(
+            "ip link add t-{name} type veth peer name eth0 netns {pid}
+             ip link set t-{name} master br-{name} up"
+        ));
+    }
+
+    /// The site's address, that of its link as well, moves to the standby. The machine that had it is off the wire.
+    #[track_caller]
+    pub fn move_address(&self, name: &str, from: &Namespace, to: &Namespace, ours: &str, theirs: &str) {
+        let mac = mac(&from.sh("ip -br link show eth0"));
+        let our_mac = mac_of_uplink(name);
+        self.inside.sh(&format!(
+            "ip link set s-{name} down; ip link set s-{name} name o-{name}
+             ip link set t-{name} down; ip link set t-{name} name s-{name}; ip link set s-{name} up"
+        ));
+        to.sh(&format!(
+            "ip link set eth0 address {mac}; ip addr add {theirs}/30 dev eth0; ip link set eth0 up
+             ip route add default via {ours}; ip neigh replace {ours} lladdr {our_mac} dev eth0 nud permanent"
+        ));
     }
 
     /// Nothing passes to or from these sites any more: all of them at one moment.
@@ -110,6 +134,16 @@ impl Default for Wire {
     fn default() -> Self {
         Self::new()
     }
+}
+
+#[track_caller]
+fn mac_of_uplink(site: &str) -> String {
+    mac(&sh(&format!("ip -br link show up-{site}")))
+}
+
+/// The address in what `ip -br link show` says.
+fn mac(shown: &str) -> String {
+    shown.split_whitespace().nth(2).map(str::to_owned).unwrap_or_default()
 }
 
 /// The wire's ends of a site's links: the node's, then its own.

@@ -1,7 +1,8 @@
 //! The application of the lab's pods. It knows nothing of moorline: it reads, writes, and writes down what it saw.
 //!
-//! Each argument is JOB:PATH with JOB one of read, write, hold, stay, dirty, trespass, search, keep; each job runs in a
-//! thread of its own, so that one that blocks does not silence the others.
+//! Each argument is JOB:PATH with JOB one of read, write, hold, stay, dirty, trespass, search, keep, map, alter, or
+//! JOB:PATH=TAG with JOB one of leave, put; each job runs in a thread of its own, so that one that blocks does not silence
+//! the others.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
+use moorline_sys::mapping::Mapping;
 use moorline_tests::data;
 use moorline_tests::event::{Event, Op};
 use moorline_tests::wait::monotonic;
@@ -46,6 +48,10 @@ fn main() -> ExitCode {
                 thread::Builder::new().name("search".into()).spawn(move || rounds(|number| search(&path, number)))
             }
             "keep" => thread::Builder::new().name("keep".into()).spawn(move || keep(&path)),
+            "map" => thread::Builder::new().name("map".into()).spawn(move || map(&path)),
+            "alter" => thread::Builder::new().name("alter".into()).spawn(move || alter(&path)),
+            "leave" => thread::Builder::new().name("leave".into()).spawn(move || leave(&path)),
+            "put" => thread::Builder::new().name("put".into()).spawn(move || put(&path)),
             other => Err(io::Error::other(format!("{other}: no such job"))),
         };
         if let Err(error) = spawned {
@@ -64,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 /// The next record's number goes up only when one was acknowledged.
-fn rounds(job: impl Fn(u64) -> Event) {
+fn rounds(mut job: impl FnMut(u64) -> Event) {
     let mut number = 1;
     loop {
         let began = monotonic();
@@ -91,10 +97,14 @@ fn read(path: &str) -> Event {
         // Or the next round would be served by the page cache, whatever became of the server.
         Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     });
-    let mut event = event(Op::Read, path, done);
-    event.bytes = bytes.len() as u64;
-    if event.errno == 0 {
-        match data::verify(&bytes) {
+    verified(Op::Read, path, done, &bytes)
+}
+
+fn verified(op: Op, path: &str, done: io::Result<()>, bytes: &[u8]) -> Event {
+    let mut event = event(op, path, done);
+    if event.problem.is_none() {
+        event.bytes = bytes.len() as u64;
+        match data::verify(bytes) {
             Ok(tag) => event.tag = tag,
             Err(problem) => event.problem = Some(problem),
         }
@@ -195,19 +205,93 @@ fn search(path: &str, number: u64) -> Event {
 }
 
 fn keep(path: &str) {
-    let file = loop {
-        match File::open(path) {
-            Ok(file) => break file,
-            Err(error) => say(&Event { at: monotonic(), ..event(Op::Keep, path, Err(error)) }),
+    let (file, mut bytes) = once(Op::Keep, path, || {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        Ok((file, vec![0; usize::try_from(length).map_err(io::Error::other)?]))
+    });
+    rounds(|_| {
+        let forgotten = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from);
+        verified(Op::Keep, path, forgotten.and_then(|()| file.read_exact_at(&mut bytes, 0)), &bytes)
+    });
+}
+
+fn map(path: &str) {
+    let (mut mapping, mut bytes) = once(Op::Map, path, || {
+        let file = File::open(path)?;
+        let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        Ok((Mapping::new(file, length, false)?, vec![0; length]))
+    });
+    rounds(|_| {
+        let done = fresh(&mapping).and_then(|()| mapping.read(0, &mut bytes));
+        verified(Op::Map, path, done, &bytes)
+    });
+}
+
+/// A page that is written again and again. Acknowledged by msync means there: it is read from the server again.
+fn alter(path: &str) {
+    const PAGE: usize = 4096;
+    let mut mapping = once(Op::Map, path, || {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o644).open(path)?;
+        file.set_len(PAGE as u64)?;
+        Mapping::new(file, PAGE, true)
+    });
+    rounds(|number| {
+        let record = data::record(number);
+        let mut there = vec![0; record.len()];
+        let done = mapping.write(0, record.as_bytes()).and_then(|()| mapping.sync());
+        let done = done.and_then(|()| fresh(&mapping)).and_then(|()| mapping.read(0, &mut there));
+        let mut event = event(Op::Map, path, done);
+        event.bytes = record.len() as u64;
+        event.tag = number.to_string();
+        if event.errno == 0 && there != record.as_bytes() {
+            event.problem = Some(format!("record {number} was acknowledged and is gone"));
+        }
+        event
+    });
+}
+
+/// Neither this mapping nor the kernel keeps what is in it: the next touch asks the server.
+fn fresh(mapping: &Mapping) -> io::Result<()> {
+    mapping.forget()?;
+    Ok(posix_fadvise(mapping.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+}
+
+/// Tries until it is done, and says how it fails.
+fn once<T>(op: Op, path: &str, prepare: impl Fn() -> io::Result<T>) -> T {
+    loop {
+        match prepare() {
+            Ok(done) => return done,
+            Err(error) => say(&Event { at: monotonic(), ..event(op, path, Err(error)) }),
         }
         thread::sleep(PACE);
-    };
-    rounds(|_| {
-        let mut bytes = [0; 4096];
-        let forgotten = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from);
-        let done = forgotten.and_then(|()| file.read_at(&mut bytes, 0));
-        Event { bytes: *done.as_ref().unwrap_or(&0) as u64, ..event(Op::Keep, path, done.map(drop)) }
+    }
+}
+
+fn leave(argument: &str) {
+    let (path, tag) = argument.split_once('=').unwrap_or((argument, "left"));
+    let file = once(Op::Dirty, path, || {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+        file.write_all_at(&data::file(tag, 10_000), 0)?;
+        Ok(file)
     });
+    say(&Event { at: monotonic(), tag: tag.into(), ..event(Op::Dirty, path, Ok(())) });
+    loop {
+        thread::park();
+        let _ = &file;
+    }
+}
+
+fn put(argument: &str) {
+    let (path, tag) = argument.split_once('=').unwrap_or((argument, "put"));
+    let began = monotonic();
+    once(Op::Write, path, || {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+        file.write_all_at(&data::file(tag, 10_000), 0)?;
+        file.sync_all()
+    });
+    let at = monotonic();
+    say(&Event { at, took: at - began, tag: tag.into(), ..event(Op::Write, path, Ok(())) });
 }
 
 fn event(op: Op, path: &str, done: io::Result<()>) -> Event {

@@ -13,7 +13,7 @@ use moorline_tests::guest::Uml;
 use moorline_tests::kit::{self, Sources};
 use moorline_tests::runner::Runner;
 use moorline_tests::scenarios::Kernel;
-use moorline_tests::{demo, guest, machine, scenarios};
+use moorline_tests::{bench, demo, guest, machine, record, scenarios};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs moorline against real kernels: servers that die, networks that fail, pods that watch")]
@@ -28,8 +28,22 @@ enum Sub {
     Run(Run),
     /// Show moorline at work, told as it happens
     Demo(Run),
+    /// Measure what moorline costs, beside its peers: each area, or one
+    Bench(Bench),
+    /// Make docs/BENCHMARKS.md from the records in docs/bench
+    Benchmarks {
+        #[arg(long, default_value = "docs")]
+        docs: PathBuf,
+    },
     /// Name the scenarios
     List,
+    /// Make docs/FAULTS.md of what is on record
+    Faults {
+        #[arg(long, default_value = "tests/record")]
+        record: PathBuf,
+        #[arg(long, default_value = "docs/FAULTS.md")]
+        page: PathBuf,
+    },
     /// Run scenarios on this kernel (what `run` does, here or in the guest)
     Inside(Inside),
     /// Be pid 1 of one scenario's machine
@@ -40,6 +54,8 @@ enum Sub {
         kit: PathBuf,
         #[arg(long)]
         results: PathBuf,
+        #[arg(long)]
+        cgroup: PathBuf,
     },
     /// Be one scenario, on its machine
     #[command(hide = true)]
@@ -49,9 +65,33 @@ enum Sub {
         #[arg(long, env = "MOORLINE_LAB_COLOR")]
         color: bool,
     },
+    /// Be a container of a bench, with a copy of a volume
+    #[command(hide = true)]
+    Copy { target: PathBuf, until: String },
 }
 
 #[derive(Debug, clap::Args)]
+struct Bench {
+    /// What is asked for is an area, by its whole name
+    #[command(flatten)]
+    run: Run,
+    /// Where the records of the figures are kept
+    #[arg(long, default_value = "target/bench")]
+    records: PathBuf,
+    /// Keep the records in docs/bench, and make docs/BENCHMARKS.md anew
+    #[arg(long)]
+    record: bool,
+}
+
+/// What a machine is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Scenarios,
+    Demo,
+    Bench,
+}
+
+#[derive(Debug, Clone, clap::Args)]
 struct Run {
     /// Only scenarios whose name contains this
     filter: Option<String>,
@@ -75,9 +115,18 @@ struct Run {
     /// Scenarios at once
     #[arg(long, default_value_t = 4)]
     jobs: usize,
-    /// The whole fault matrix, and nothing else
+    /// The whole fault matrix and every kill point, and nothing else
     #[arg(long)]
     soak: bool,
+    /// Keep what rows of the matrix saw in this file, and run none that passed already, as things are
+    #[arg(long)]
+    record: Option<PathBuf>,
+    /// For the record: the executable was built with this change for the worse, and rows are done when they failed
+    #[arg(long, requires_all = ["record", "commit"])]
+    mutation: Option<String>,
+    /// For the record: what the executables were built from, if it is not what is here
+    #[arg(long)]
+    commit: Option<String>,
     /// The kernel to run on, and the scenarios that belong there
     #[arg(long, value_enum, default_value_t = Kernel::Usual)]
     kernel: Kernel,
@@ -111,20 +160,29 @@ struct Inside {
     soak: bool,
     #[arg(long)]
     demo: bool,
+    #[arg(long)]
+    bench: bool,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Sub::Run(options) => run(&options, false),
-        Sub::Demo(options) => run(&options, true),
+        Sub::Run(options) => run(&options, What::Scenarios, |_| Ok(())),
+        Sub::Demo(options) => run(&options, What::Demo, |_| Ok(())),
+        Sub::Bench(options) => measure(&options),
+        Sub::Benchmarks { docs } => bench::page::write(&docs)
+            .map(|path| println!("lab: written: {}", path.display()))
+            .map(|()| ExitCode::SUCCESS),
         Sub::List => {
-            let rows = scenarios::FAULTS.iter().chain(scenarios::ALL);
-            rows.for_each(|scenario| println!("{} {:?}", scenario.name, scenario.kernels));
+            scenarios::all().for_each(|scenario| println!("{} {:?}", scenario.name, scenario.kernels));
             Ok(ExitCode::SUCCESS)
         }
+        Sub::Faults { record, page } => faults(&record, &page),
         Sub::Inside(options) => inside(options),
-        Sub::Scenario { name, kit, results } => Ok(machine::run(&name, &kit, &results)),
+        Sub::Scenario { name, kit, results, cgroup } => Ok(machine::run(&name, &kit, &results, &cgroup)),
         Sub::Body { name, color } => body(&name, color),
+        Sub::Copy { target, until } => {
+            bench::copy(&target, &until).map(|()| ExitCode::SUCCESS).map_err(io::Error::from)
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("lab: {error}");
@@ -132,7 +190,24 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
+fn measure(options: &Bench) -> io::Result<ExitCode> {
+    for area in bench::chosen(options.run.filter.as_deref())? {
+        let run_of_area = Run { filter: Some(area.name.into()), ..options.run.clone() };
+        let folder = if options.record { Path::new("docs/bench") } else { &options.records };
+        println!("lab: {} is measured, for some ten minutes", area.name);
+        let ended = run(&run_of_area, What::Bench, |results| bench::keep(area.name, results, folder))?;
+        if ended != ExitCode::SUCCESS {
+            return Ok(ended);
+        }
+    }
+    if options.record {
+        bench::page::write(Path::new("docs"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `take` is given the results of a run that passed.
+fn run(options: &Run, what: What, take: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         return Err(io::Error::other("namespaces and mounts need root; run it with sudo"));
     }
@@ -140,6 +215,16 @@ fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
     let (kit, results) = (folder.join("kit"), folder.join("results"));
     fs::create_dir_all(&results)?;
     kit::assemble(&kit, &sources(options)?)?;
+    let on_record = match &options.record {
+        Some(file) => {
+            let commit = options.commit.clone().map_or_else(record::commit, Ok)?;
+            let done = record::done(file, &commit, options.mutation.as_deref())?;
+            println!("lab: {} rows are on record and not run again", done.len());
+            fs::write(kit.join(DONE), done.into_iter().collect::<Vec<_>>().join("\n"))?;
+            Some((file, commit))
+        }
+        None => None,
+    };
     let (folder, kit, results) = (folder.canonicalize()?, kit.canonicalize()?, results.canonicalize()?);
 
     let limit = Duration::from_secs(options.limit);
@@ -148,8 +233,12 @@ fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
     arguments.extend(options.filter.clone());
     arguments.extend(options.skip.as_ref().map(|skip| format!("--skip={skip}")));
     arguments.extend(options.soak.then(|| "--soak".into()));
-    arguments.extend(demo.then(|| "--demo".into()));
-    let what = if demo { "the demo runs" } else { "scenarios run" };
+    let (flag, what) = match what {
+        What::Scenarios => (None, "scenarios run"),
+        What::Demo => (Some("--demo"), "the demo runs"),
+        What::Bench => (Some("--bench"), "the bench runs"),
+    };
+    arguments.extend(flag.map(str::to_owned));
     let status = if options.kernel == Kernel::Newer {
         let uml = Uml::newer(&options.newer_kernel)?;
         println!("lab: {what} in a User Mode Linux guest with a newer kernel");
@@ -162,6 +251,13 @@ fn run(options: &Run, demo: bool) -> io::Result<ExitCode> {
         println!("lab: this kernel has no NFS: {what} in a User Mode Linux guest");
         guest::run(&Uml::installed(), &kit, &results, &arguments, limit)?
     };
+    if let Some((file, commit)) = on_record {
+        let taken = record::take_in(file, &results, &commit, options.mutation.as_deref())?;
+        println!("lab: {taken} rows went into {}", file.display());
+    }
+    if status == 0 {
+        take(&results)?;
+    }
     if status == 0 && !options.keep {
         discard(&folder)?;
     } else {
@@ -209,19 +305,35 @@ fn discard(folder: &Path) -> io::Result<()> {
     fs::remove_dir_all(folder)
 }
 
+/// In the kit: the rows that are on record, a line each.
+const DONE: &str = "done";
+
+fn faults(folder: &Path, page: &Path) -> io::Result<ExitCode> {
+    let names: Vec<&str> = scenarios::FAULTS.iter().map(|row| row.name).collect();
+    let (rows, mutants) = (record::read(&folder.join("faults.jsonl"))?, record::read(&folder.join("mutations.jsonl"))?);
+    fs::write(page, record::page(&names, &rows, &mutants))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn inside(options: Inside) -> io::Result<ExitCode> {
+    let done = fs::read_to_string(options.kit.join(DONE)).unwrap_or_default();
     let runner = Runner::new(options.kit, options.results, options.color)?;
     if options.demo {
         return runner.demo();
     }
     let arguments = Arguments {
+        exact: options.bench,
         filter: options.filter,
         skip: options.skip.into_iter().collect(),
         test_threads: Some(options.jobs),
         color: Some(if options.color { ColorSetting::Always } else { ColorSetting::Never }),
         ..Arguments::default()
     };
-    Ok(runner.run(scenarios::chosen(options.kernel, options.soak), &arguments))
+    if options.bench {
+        return Ok(runner.run(bench::AREAS.iter(), &arguments));
+    }
+    let chosen = scenarios::chosen(options.kernel, options.soak);
+    Ok(runner.run(chosen.filter(|scenario| !done.lines().any(|name| name == scenario.name)), &arguments))
 }
 
 fn body(name: &str, color: bool) -> io::Result<ExitCode> {

@@ -3,6 +3,7 @@
 use crate::agent::Agent;
 use crate::data;
 use crate::event::Op;
+use crate::mounts;
 use crate::node::Node;
 use crate::objects;
 use crate::pod::Draft;
@@ -32,6 +33,42 @@ pub(super) fn agent_killed_while_pod_reads() {
 
     // What the new agent did not make, it takes down all the same.
     pod.delete(&agent, seconds(10));
+}
+
+/// An upgrade, in the middle of an outage for one of two shares: nothing is taken away, and the hung mount is found again.
+pub(super) fn agent_upgraded_while_a_mount_hangs() {
+    let node = Node::new("node1");
+    let (a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
+    let objects = [
+        objects::gateway("gw", false, &[&a]),
+        objects::gateway("solo", false, &[&b]),
+        objects::share("checkpoints", "gw", "ReadWrite"),
+        objects::share_of("journal", "solo", "checkpoints", "ReadWrite"),
+    ];
+    let mut agent = Agent::start(&node, &objects.join("---\n"));
+    let hung =
+        Draft::new("hung").with_share(&node, &agent, "checkpoints", false).holding("/mnt/checkpoints/log").start();
+    let well = Draft::new("well").with_share(&node, &agent, "journal", false).writing("/mnt/journal/log").start();
+    hung.writes(seconds(30));
+    well.writes(seconds(30));
+    a.blackhole();
+    hung.blocks_in_fsync(seconds(1));
+
+    let targets: Vec<_> = hung.targets().chain(well.targets()).map(|target| target.display().to_string()).collect();
+    agent.stop(seconds(10));
+    for target in &targets {
+        assert!(mounts::of("self").iter().any(|mount| mount.point == *target), "{target} went with the agent");
+    }
+    agent.restart();
+    well.writes(seconds(30));
+    hung.blocks_in_fsync(seconds(1));
+    a.heal();
+    hung.writes(seconds(60));
+    hung.never_failed(Op::Write);
+    well.never_failed(Op::Write);
+    for pod in [hung, well] {
+        pod.delete(&agent, seconds(10));
+    }
 }
 
 pub(super) fn agent_restarted_while_server_is_dead() {

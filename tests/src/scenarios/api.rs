@@ -35,7 +35,7 @@ fn is_mounted(target: &Path) -> bool {
 }
 
 fn mounts_at(target: &Path) -> usize {
-    mounts::of("self").iter().filter(|mount| Path::new(&mount.point) == target).count()
+    mounts::at(target).len()
 }
 
 pub(super) fn published_by_the_api_over_a_crash() {
@@ -297,7 +297,7 @@ pub(super) fn health_is_what_the_loop_does() {
     let id = answer["id"].as_str().expect("an id").to_owned();
     let given_back = agent.api("DELETE", &format!("/v1/publications?targetPath={}", next.target.display()), None);
     assert_eq!(given_back.0, 200, "{given_back:?}");
-    let fifo = format!("/run/moorline/node/publications/{id}.new");
+    let fifo = format!("/run/moorline/node/publications/{id}.json.new");
     sh(&format!("mkfifo {fifo}"));
     thread::scope(|scope| {
         let asking = scope.spawn(|| agent.api("PUT", "/v1/publications", Some(&wanted(&next))));

@@ -1,11 +1,13 @@
 //! What is wrong is refused, with its name and the cure; what was running goes on.
 
+use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
 use tonic::{Code, Status};
 
 use crate::agent::Agent;
+use crate::command::sh;
 use crate::csi::Volume;
 use crate::data;
 use crate::event::Op;
@@ -19,28 +21,69 @@ pub(super) fn bad_volumes_are_refused() {
     let node = Node::new("node1");
     let site = Site::start(&node, "a");
     site.put("datasets/sample", &data::file("a", 50_000));
+    sh("mkdir /srv/a/datasets/real; ln -s /etc /srv/a/datasets/escape; ln -s real /srv/a/datasets/alias");
     let absent = objects::share("absent", "gw", "ReadOnly");
     let agent = Agent::start(&node, &format!("{}---\n{absent}", objects::usual(false, &[&site])));
     let pod = Draft::new("well").with_share(&node, &agent, "datasets", true).reading("/mnt/datasets/sample").start();
     pod.reads("a", seconds(30));
 
     let good = || volume(&node, "bad", "datasets", true);
-    let table: &[(&str, Volume, &str)] = &[
-        ("an unknown share", Volume { share: "nowhere".into(), ..good() }, "nowhere"),
+    let part = |path: &str| Volume { attributes: vec![("subPath".into(), path.into())], ..good() };
+    let full = volume(&node, "full", "datasets", true);
+    let kept = full.target.join("kept");
+    fs::create_dir_all(&full.target).and_then(|()| fs::write(&kept, b"somebody's")).expect("a file at a target");
+    let table: &[(&str, Volume, Code, &str)] = &[
+        ("an unknown share", Volume { share: "nowhere".into(), ..good() }, Code::NotFound, "nowhere"),
         (
             "a target outside kubelet's folders",
             Volume { target: PathBuf::from("/etc/target"), ..good() },
+            Code::InvalidArgument,
             "/etc/target",
         ),
-        ("a target that climbs out", Volume { target: good().target.join("../../../../../../x"), ..good() }, "target"),
-        ("an unknown attribute", Volume { attributes: vec![("shrae".into(), "x".into())], ..good() }, "shrae"),
-        ("another namespace", Volume { pod_namespace: "default".into(), ..good() }, "default"),
-        ("an export that does not exist", Volume { share: "absent".into(), ..good() }, "absent"),
+        (
+            "a target that climbs out",
+            Volume { target: good().target.join("../../../../../../x"), ..good() },
+            Code::InvalidArgument,
+            "target",
+        ),
+        ("a target that is not empty", full, Code::FailedPrecondition, "is not empty: remove"),
+        (
+            "an unknown attribute",
+            Volume { attributes: vec![("shrae".into(), "x".into())], ..good() },
+            Code::InvalidArgument,
+            "shrae",
+        ),
+        ("another namespace", Volume { pod_namespace: "default".into(), ..good() }, Code::PermissionDenied, "default"),
+        (
+            "an export that does not exist",
+            Volume { share: "absent".into(), ..good() },
+            Code::FailedPrecondition,
+            "absent",
+        ),
+        ("a part that climbs out", part("../a"), Code::InvalidArgument, "\"../a\" is no directory below"),
+        ("a part that climbs within", part("real/../real"), Code::InvalidArgument, "without '.', '..'"),
+        ("an absolute part", part("/etc"), Code::InvalidArgument, "write it relative"),
+        ("a part that is not there", part("real/gone"), Code::FailedPrecondition, "real/gone of Share datasets"),
+        ("a part that is a symlink out of the export", part("escape"), Code::FailedPrecondition, "symlink"),
+        ("a part below a symlink", part("escape/ssl"), Code::FailedPrecondition, "symlink"),
+        ("a part that is a symlink within", part("alias"), Code::FailedPrecondition, "name the directory"),
+        ("a part that is a file", part("sample"), Code::FailedPrecondition, "is no directory: name"),
     ];
-    for (what, volume, named) in table {
-        let status = agent.csi().publish(volume).expect_err(what);
+    for (what, volume, code, named) in table {
+        let answer = || match agent.csi().publish(volume) {
+            // What was given up a moment ago may not be quite gone.
+            Err(status) if status.message().contains("still being unpublished") => Err(status),
+            other => Ok(other),
+        };
+        let status = eventually("an answer", seconds(15), answer).expect_err(what);
+        assert_eq!(status.code(), *code, "{what}: {status}");
         assert!(status.message().contains(named), "{what}: {named:?} is not in {:?}", status.message());
     }
+    assert!(kept.exists(), "what was at a target is somebody's");
+    publish(&agent, &part("real"));
+    let whole = agent.csi().publish(&good()).expect_err("another part is there");
+    assert_eq!(whole.code(), Code::AlreadyExists, "{whole}");
+    agent.csi().unpublish(&good().target).expect("given back");
 
     pod.reads("a", seconds(10));
     pod.never_failed(Op::Read);
@@ -59,6 +102,17 @@ pub(super) fn bad_objects_change_nothing() {
     let table: &[(&str, String, &str)] = &[
         ("malformed YAML", format!("{good}---\n{{"), "objects.yaml"),
         ("an unknown field", good.replace("mtu:", "mut:"), "mut"),
+        (
+            "two of one name",
+            format!("{good}---\n{}", objects::share("datasets", "gw", "ReadOnly")),
+            "a Share datasets stands in an earlier file or document",
+        ),
+        (
+            "a policy that contradicts the access",
+            good.replace("access: ReadWrite", "access: ReadWrite, policy: soft"),
+            "acceptLostWrites",
+        ),
+        ("an export with '..'", good.replace("export: /datasets", "export: /a/../datasets"), "/a/../datasets"),
         (
             "an unknown gateway",
             good.replace("{gateway: gw, export: /datasets", "{gateway: gone, export: /datasets"),
@@ -88,6 +142,26 @@ pub(super) fn bad_objects_change_nothing() {
         let problems = agent.status()["problems"].clone();
         if problems.as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(problems) }
     });
+    pod.never_failed(Op::Read);
+    pod.delete(&agent, seconds(10));
+}
+
+/// Nothing is begun that could not be finished: the agent says what it lacks, and ends.
+pub(super) fn a_kernel_too_old_is_named() {
+    const HOST: i32 = 4;
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    site.put("datasets/sample", &data::file("a", 50_000));
+    let mut agent = Agent::start(&node, &objects::usual(false, &[&site]));
+    let pod = Draft::new("well").with_share(&node, &agent, "datasets", true).reading("/mnt/datasets/sample").start();
+    pod.reads("a", seconds(30));
+
+    agent.kill9();
+    let (code, said) = agent.on_a_kernel_without("mount_setattr");
+    assert_eq!(code, Some(HOST), "{said}");
+    assert!(said.contains("mount_setattr") && said.contains("Linux 5.12"), "{said}");
+    agent.restart();
+    pod.reads("a", seconds(60));
     pod.never_failed(Op::Read);
     pod.delete(&agent, seconds(10));
 }

@@ -1,5 +1,8 @@
 //! A pod is deleted while its server is away: it goes within its grace period, and kubelet is not left waiting.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use nix::sys::signal::Signal;
 
 use crate::agent::Agent;
@@ -112,6 +115,77 @@ fn stuck_in_fsync_goes<T>(beside: impl FnOnce() -> T, draft: fn(&Node, &Agent, &
         ["checkpoints/neighbour", "checkpoints/part/neighbour"].iter().find_map(|path| site.tree().try_read(path));
     neighbour.lost_nothing(&log.expect("the neighbour's log"));
     neighbour.delete(&agent, seconds(10));
+}
+
+/// A killed reader ends by itself. What holds its pod up then is kubelet, which looks at the volume and at the subPaths that
+/// it has bound, before it gives the volume back: it must not meet the dead server there. A neighbour on the same share
+/// goes on as if nothing had been.
+pub(super) fn kubelet_meets_nothing_that_waits() {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    site.tree().folder("datasets/part");
+    site.tree().folder("checkpoints/part");
+    for file in ["sample", "single", "part/sample"] {
+        site.put(&format!("datasets/{file}"), &data::file("a", 50_000));
+    }
+    let shares = [
+        objects::gateway("gw", false, &[&site]),
+        // The attributes that the node knows are not believed for long: a look has to ask.
+        objects::share_with("datasets", "gw", "datasets", "ReadOnly", "mountOptions: {actimeo: 1}"),
+        objects::share("checkpoints", "gw", "ReadWrite"),
+    ];
+    let agent = Agent::start(&node, &shares.join("---\n"));
+    let reader = |name: &str| {
+        Draft::new(name)
+            .with_share(&node, &agent, "datasets", true)
+            .publishing(&node, &agent, "checkpoints", false)
+            .with_sub_path("datasets", "part", "/mnt/part", true)
+            .with_sub_path("datasets", "single", "/mnt/single", true)
+            .with_sub_path("checkpoints", "part", "/mnt/checkpoints", false)
+            .reading("/mnt/datasets/sample")
+            .reading("/mnt/part/sample")
+            .start()
+    };
+    let (pod, neighbour) = (reader("pod"), reader("neighbour"));
+    let places = |pod: &Pod| pod.targets().chain(pod.sub_paths()).cloned().collect::<Vec<_>>();
+    let (its, others) = (places(&pod), places(&neighbour));
+    let untouched: Vec<_> = others.iter().map(|place| mounts::at(place)).collect();
+    pod.reads("a", seconds(30));
+    neighbour.reads("a", seconds(30));
+
+    site.blackhole();
+    pod.blocks(Op::Read, seconds(2));
+    eventually("a look at the volume waits", seconds(30), || {
+        // Newer kernels may hold a directory by a delegation, and need not ask.
+        if its.iter().any(|at| !returns(at)) { Ok(()) } else { Err("all come back") }
+    });
+    let grace = seconds(15);
+    let began = now();
+    pod.is_to_end(&agent, grace);
+    eventually("kubelet may look", seconds(15), || {
+        let hold_up: Vec<_> = its.iter().filter(|place| !mounts::at(place).is_empty()).collect();
+        if hold_up.is_empty() { Ok(()) } else { Err(hold_up.len()) }
+    });
+    let waiting: Vec<_> = its.iter().filter(|place| !returns(place)).collect();
+    assert!(waiting.is_empty(), "kubelet would wait at {waiting:?}");
+    assert!(pod.container().alive() || !pod.mounts_at("/mnt/datasets").is_empty(), "what it has is its own");
+    pod.delete(&agent, grace);
+    let took = now() - began;
+    assert!(took < grace, "grace was {grace:?}, gone after {took:?}");
+
+    let there: Vec<_> = others.iter().map(|place| mounts::at(place)).collect();
+    assert_eq!(there, untouched, "its neighbour's volumes are none of this");
+    neighbour.blocks(Op::Read, seconds(2));
+    site.heal();
+    neighbour.reads("a", seconds(60));
+    neighbour.never_failed(Op::Read);
+    neighbour.delete(&agent, seconds(10));
+}
+
+/// Whether a look at this path comes back at once.
+fn returns(path: &Path) -> bool {
+    let look = Command::new("timeout").args(["-s", "KILL", "2", "stat"]).arg(path).stdout(Stdio::null()).status();
+    look.unwrap_or_else(|error| panic!("start stat: {error}")).success()
 }
 
 /// What a pod wrote and did not sync goes to the server when its processes end. With the server away they can't: nobody

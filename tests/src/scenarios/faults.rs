@@ -1,9 +1,11 @@
 //! The fault matrix: what breaks, under which policy, read-only or read-write, and what the application must see.
 //!
 //! The application is one container, never restarted: it opens, reads and verifies, or writes with fsync and writes down
-//! what was acknowledged; it keeps a descriptor, a lock and a working directory on the share.
+//! what was acknowledged; it keeps a descriptor, a lock, a mapping and a working directory on the share.
 
 use std::time::Duration;
+
+use nix::errno::Errno;
 
 use crate::agent::Agent;
 use crate::data;
@@ -20,6 +22,8 @@ pub(super) enum Fault {
     ServerRestarted,
     /// Nothing passes for half a minute.
     HostAway,
+    /// The server dies, and after half a minute its address is with a standby of the same identity.
+    Standby,
     /// The server dies, and another target holds the same data.
     GoneForGood,
     /// Another directory, with a copy of the data, is exported in the place of the first.
@@ -39,6 +43,8 @@ pub(super) enum Fault {
 pub(super) enum Policy {
     Hard,
     Soft,
+    /// With the kernel's own limits, which are longer than any outage here.
+    SoftByDefault,
     Bounded,
 }
 
@@ -56,6 +62,7 @@ impl Policy {
             // A major timeout of 3 s. The first call after a loss takes four or five of them, since its connection must be
             // given up before; later ones take one or two.
             Self::Soft => "policy: soft, acceptLostWrites: true, mountOptions: {timeo: 10, retrans: 2}",
+            Self::SoftByDefault => "policy: soft, acceptLostWrites: true",
             Self::Bounded => "policy: bounded, after: 10s",
         }
     }
@@ -63,37 +70,76 @@ impl Policy {
     /// No call ends with an error before.
     fn patience(self) -> Option<Duration> {
         match self {
-            Self::Hard => None,
+            Self::Hard | Self::SoftByDefault => None,
             Self::Soft => Some(seconds(3)),
             Self::Bounded => Some(seconds(10)),
         }
     }
 }
 
+/// What a call ends with when its server, or the file on it, is gone for good: EIO, ESTALE, and the kernel's own name for an
+/// fsync that was cut short, which it should not show and does.
+const LOST: [i32; 3] = [Errno::EIO as i32, Errno::ESTALE as i32, 512];
+
 /// From a server's return to the application's next success: the kernel's client tries to connect again less and less
 /// often, and asks for its locks back first.
 const RETURN: Duration = seconds(100);
 
+/// What is done over and over, and where.
+type Job = (Op, &'static str);
+
+impl Access {
+    /// By opening it each time.
+    fn opened_anew(self) -> Job {
+        match self {
+            Self::ReadOnly => (Op::Read, "/mnt/tested/sample"),
+            Self::ReadWrite => (Op::Write, "/mnt/tested/log"),
+        }
+    }
+
+    /// By what was opened once: a descriptor (that of a writer holds a lock), a mapping, a working directory.
+    fn kept(self) -> [Job; 3] {
+        match self {
+            Self::ReadOnly => {
+                [(Op::Keep, "/mnt/tested/sample"), (Op::Map, "/mnt/tested/sample"), (Op::List, "/mnt/tested")]
+            }
+            Self::ReadWrite => {
+                [(Op::Write, "/mnt/tested/held"), (Op::Map, "/mnt/tested/mapped"), (Op::List, "/mnt/tested")]
+            }
+        }
+    }
+
+    fn export(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "datasets",
+            Self::ReadWrite => "checkpoints",
+        }
+    }
+}
+
 pub(super) fn run(fault: Fault, policy: Policy, access: Access) {
-    let lab = Lab::start(fault, policy, access);
+    let mut lab = Lab::start(fault, policy, access);
     match fault {
         Fault::ServerRestarted => {
             lab.sites[0].restart();
             lab.goes_on();
-            lab.never_failed();
+            lab.never_failed_early(policy);
         }
-        Fault::HostAway => lab.outage(policy, seconds(30), Site::blackhole, Site::heal),
-        Fault::Blackhole => lab.outage(policy, seconds(60), Site::blackhole, Site::heal),
-        Fault::NetworkLost => lab.outage(policy, seconds(30), Site::unplug, Site::plug_in),
+        Fault::HostAway => lab.outage(policy, seconds(30), |site| site.blackhole(), |site| site.heal()),
+        Fault::Blackhole => lab.outage(policy, seconds(60), |site| site.blackhole(), |site| site.heal()),
+        Fault::NetworkLost => lab.outage(policy, seconds(30), |site| site.unplug(), |site| site.plug_in()),
+        Fault::Standby => lab.outage(policy, seconds(30), Site::die, Site::take_over),
         Fault::ExportReplaced => {
-            lab.sites[0].replace_export(lab.export());
+            lab.sites[0].replace_export(access.export());
             lab.new_opens_go_on();
+            lab.kept_have_ended();
         }
         Fault::ExportRemoved => {
-            lab.sites[0].unexport(lab.export());
+            lab.sites[0].unexport(access.export());
             eventually("the application is told", seconds(20), || lab.failures().first().cloned().ok_or("not yet"));
             poll(seconds(20), || None::<()>);
-            lab.sites[0].export_again(lab.export());
+            lab.sites[0].export_again(access.export());
+            // What was open may be known to the server again, and may have ended by then.
             lab.new_opens_go_on();
         }
         Fault::GoneForGood => return lab.fails_over(),
@@ -118,23 +164,30 @@ impl Lab {
         let tree = Tree::new("data");
         tree.put("datasets/sample", &data::file("data", 100_000));
         let names: &[&str] = if fault == Fault::GoneForGood { &["a", "b"] } else { &["a"] };
-        let sites: Vec<Site> = names.iter().map(|name| Site::serving(&node, name, tree.clone())).collect();
-        let (export, written) = match access {
-            Access::ReadOnly => ("datasets", "ReadOnly"),
-            Access::ReadWrite => ("checkpoints", "ReadWrite"),
+        let start = if fault == Fault::Standby { Site::paired } else { Site::serving };
+        let sites: Vec<Site> = names.iter().map(|name| start(&node, name, tree.clone())).collect();
+        let written = match access {
+            Access::ReadOnly => "ReadOnly",
+            Access::ReadWrite => "ReadWrite",
         };
+        // A pair's address is where its users find it: no tunnel has to follow.
+        let gateway = if fault == Fault::Standby { objects::direct_gateway } else { objects::gateway };
         let objects = [
-            objects::gateway("gw", true, &sites.iter().collect::<Vec<_>>()),
-            objects::share_with("tested", "gw", export, written, policy.yaml()),
+            gateway("gw", true, &sites.iter().collect::<Vec<_>>()),
+            objects::share_with("tested", "gw", access.export(), written, policy.yaml()),
             objects::share_of("library", "gw", "datasets", "ReadOnly"),
         ];
         let agent = Agent::start(&node, &objects.join("---\n"));
         let pod = Draft::new("pod").with_share(&node, &agent, "tested", access == Access::ReadOnly);
         let pod = match access {
-            Access::ReadOnly => pod.reading("/mnt/tested/sample").staying_in("/mnt/tested"),
-            Access::ReadWrite => pod.writing("/mnt/tested/log").holding("/mnt/tested/held"),
+            Access::ReadOnly => {
+                pod.reading("/mnt/tested/sample").keeping("/mnt/tested/sample").mapping("/mnt/tested/sample")
+            }
+            Access::ReadWrite => {
+                pod.writing("/mnt/tested/log").holding("/mnt/tested/held").altering("/mnt/tested/mapped")
+            }
         };
-        let pod = pod.start();
+        let pod = pod.staying_in("/mnt/tested").start();
         let neighbour = Draft::new("neighbour").with_share(&node, &agent, "library", true);
         let neighbour = neighbour.reading("/mnt/library/sample").start();
         let lab = Self { access, sites, agent, pod, neighbour };
@@ -142,58 +195,50 @@ impl Lab {
         lab
     }
 
-    fn export(&self) -> &'static str {
-        match self.access {
-            Access::ReadOnly => "datasets",
-            Access::ReadWrite => "checkpoints",
-        }
-    }
-
-    fn ops(&self) -> &'static [Op] {
-        match self.access {
-            Access::ReadOnly => &[Op::Read, Op::List],
-            Access::ReadWrite => &[Op::Write],
-        }
-    }
-
     /// From now on each of the application's jobs succeeds, again and again, and so does the neighbour's.
     #[track_caller]
     fn goes_on(&self) {
-        let paths: &[&str] = match self.access {
-            Access::ReadOnly => &["/mnt/tested/sample", "/mnt/tested"],
-            Access::ReadWrite => &["/mnt/tested/log", "/mnt/tested/held"],
-        };
-        for path in paths {
-            self.succeeds(path);
+        self.succeeds(self.access.opened_anew());
+        for job in self.access.kept() {
+            self.succeeds(job);
         }
         self.neighbour.reads("data", RETURN);
     }
 
-    /// What is opened from now on is well. What was open stays on the old mount, and has ended.
+    /// What is opened from now on is well. What was open stays on the old mount.
     #[track_caller]
     fn new_opens_go_on(&self) {
-        self.succeeds(match self.access {
-            Access::ReadOnly => "/mnt/tested/sample",
-            Access::ReadWrite => "/mnt/tested/log",
-        });
+        self.succeeds(self.access.opened_anew());
         self.neighbour.reads("data", RETURN);
+    }
+
+    /// What was open before is no use any more, and says so: each call ends, and with an error.
+    #[track_caller]
+    fn kept_have_ended(&self) {
+        for (op, path) in self.access.kept() {
+            eventually(&format!("{op:?} of {path} has ended"), seconds(60), || {
+                let all = self.pod.events_of(op);
+                let last: Vec<_> = all.into_iter().filter(|event| event.path == path).rev().take(3).collect();
+                let ended = |event: &Event| LOST.contains(&event.errno);
+                if last.len() == 3 && last.iter().all(ended) { Ok(()) } else { Err(last) }
+            });
+        }
     }
 
     /// Three times in a row, and what is acknowledged is there.
     #[track_caller]
-    fn succeeds(&self, path: &str) {
+    fn succeeds(&self, (op, path): Job) {
         let known = self.pod.events().len();
-        eventually(&format!("{path} is well"), RETURN, || {
+        eventually(&format!("{op:?} of {path} is well"), RETURN, || {
             let events = self.pod.events();
-            let mut mine = events.iter().skip(known).filter(|event| event.path == path && event.op != Op::Sync);
+            let mut mine = events.iter().skip(known).filter(|event| event.path == path && event.op == op);
             let in_a_row = mine.clone().rev().take_while(|event| event.succeeded()).count();
             if in_a_row >= 3 { Ok(()) } else { Err(mine.next_back().cloned()) }
         });
     }
 
     fn failures(&self) -> Vec<Event> {
-        let all = self.ops().iter().flat_map(|op| self.pod.events_of(*op));
-        all.filter(|event| !event.succeeded()).collect()
+        self.pod.events().into_iter().filter(|event| !event.succeeded()).collect()
     }
 
     #[track_caller]
@@ -202,11 +247,20 @@ impl Lab {
         self.neighbour.never_failed(Op::Read);
     }
 
+    /// A busy machine may be longer about a restart than a soft call waits.
+    #[track_caller]
+    fn never_failed_early(&self, policy: Policy) {
+        let Some(patience) = policy.patience() else { return self.never_failed() };
+        let early = self.failures().into_iter().find(|event| event.took < patience.as_secs_f64());
+        assert_eq!(early, None, "no call ends with an error before {patience:?}");
+        self.neighbour.never_failed(Op::Read);
+    }
+
     /// The server is away for `time` and comes back.
     #[track_caller]
-    fn outage(&self, policy: Policy, time: Duration, begin: fn(&Site), end: fn(&Site)) {
+    fn outage(&mut self, policy: Policy, time: Duration, begin: fn(&mut Site), end: fn(&mut Site)) {
         let (began, since) = (now(), monotonic());
-        begin(&self.sites[0]);
+        begin(&mut self.sites[0]);
         if let Some(patience) = policy.patience() {
             let limit = if policy == Policy::Soft { time } else { time.min(5 * patience) };
             eventually("an error comes at its time", limit, || self.failures().first().cloned().ok_or("none yet"));
@@ -215,9 +269,9 @@ impl Lab {
         }
         // The rest of the outage.
         poll(time.saturating_sub(now() - began), || None::<()>);
-        end(&self.sites[0]);
+        end(&mut self.sites[0]);
         self.goes_on();
-        if policy == Policy::Hard {
+        if policy.patience().is_none() {
             self.never_failed();
         }
         self.neighbour.never_failed(Op::Read);
@@ -233,6 +287,7 @@ impl Lab {
             if target == serving { Err(target) } else { Ok(()) }
         });
         self.new_opens_go_on();
+        self.kept_have_ended();
         assert!(self.pod.container().alive() && self.pod.container().pid() == process);
         self.end();
     }
@@ -247,7 +302,7 @@ impl Lab {
 
     fn loses_a_pod(self) {
         self.sites[0].blackhole();
-        self.pod.blocks(self.ops()[0], seconds(2));
+        self.pod.blocks(self.access.opened_anew().0, seconds(2));
         let (grace, began) = (seconds(15), now());
         self.pod.delete(&self.agent, grace);
         let took = now() - began;
@@ -262,14 +317,14 @@ impl Lab {
     fn end(self) {
         let well = self.sites.iter().rfind(|site| site.name() == self.agent.target("tested")).expect("a site serves");
         if self.access == Access::ReadWrite {
+            // A replaced export keeps what was written before.
+            let exports = ["checkpoints", "checkpoints.replaced"];
             for file in ["log", "held"] {
                 let acknowledged = self.pod.events_of(Op::Write).into_iter().filter(|event| event.succeeded());
                 let numbers = acknowledged.filter(|event| event.path.ends_with(file));
-                // A replaced export keeps what was written before.
-                let both = ["checkpoints", "checkpoints.replaced"].map(|export| format!("{export}/{file}"));
-                let there: Vec<u64> = both
+                let there: Vec<u64> = exports
                     .iter()
-                    .filter_map(|path| well.tree().try_read(path))
+                    .filter_map(|export| well.tree().try_read(&format!("{export}/{file}")))
                     .flat_map(|log| data::records(&log))
                     .collect();
                 let lost: Vec<u64> = numbers
@@ -278,6 +333,18 @@ impl Lab {
                     .collect();
                 assert!(lost.is_empty(), "records {lost:?} of {file} were acknowledged and are not there");
             }
+            // Written over and over: the last that was acknowledged is there, or the one that was on its way after it.
+            let altered = self.pod.events_of(Op::Map).into_iter().filter(Event::succeeded);
+            let altered = altered.filter_map(|event| event.tag.parse::<u64>().ok()).max();
+            let there: Vec<u64> = exports
+                .iter()
+                .filter_map(|export| well.tree().try_read(&format!("{export}/mapped")))
+                .flat_map(|page| data::records(&page))
+                .collect();
+            assert!(
+                there.iter().max() >= altered.as_ref(),
+                "by mmap {altered:?} was acknowledged, and {there:?} is there"
+            );
             if self.failures().is_empty() {
                 assert!(well.is_locked("checkpoints/held"), "the lock is lost");
             }

@@ -10,10 +10,19 @@ mod deletion;
 mod direct;
 mod failover;
 mod faults;
+mod kills;
+mod life;
+mod namesakes;
 mod newer;
+mod partition;
 mod publication;
 mod the_lab;
+mod volumes;
 
+use moorline_agent::killpoint::{Place, Point};
+
+use crate::agent::Whom;
+use crate::bench;
 use crate::wait::seconds;
 
 /// What scenarios run on: the kernel at hand (this machine's, or the guest's that Debian has), and one that knows what
@@ -32,7 +41,7 @@ pub struct Scenario {
     pub run: fn(),
 }
 
-const fn scenario(name: &'static str, deadline: u64, run: fn()) -> Scenario {
+pub(crate) const fn scenario(name: &'static str, deadline: u64, run: fn()) -> Scenario {
     Scenario { name, deadline: seconds(deadline), kernels: &[Kernel::Usual], run }
 }
 
@@ -51,6 +60,15 @@ impl Scenario {
 /// The longest first: they are started in this order.
 pub const ALL: &[Scenario] = &[
     scenario("hard_mount_outlives_its_network", 180, newer::hard_mount_outlives_its_network).on_newer(),
+    scenario("killed_while_publishing", 420, kills::killed_while_publishing),
+    scenario("killed_while_recovering", 300, kills::killed_while_recovering),
+    scenario("killed_while_recovering_beneath", 300, kills::killed_while_recovering_beneath).on_newer(),
+    scenario("killed_while_recovering_without_a_tunnel", 300, kills::killed_while_recovering_without_a_tunnel)
+        .on_newer(),
+    scenario("killed_at_the_start", 120, kills::killed_at_the_start),
+    scenario("killed_while_the_node_shuts_down", 240, kills::killed_while_the_node_shuts_down),
+    scenario("killed_while_hiding", 240, kills::killed_while_hiding),
+    scenario("killed_while_objects_change", 120, kills::killed_while_objects_change),
     scenario("failover_read_only", 120, failover::read_only).on_both(),
     scenario("failover_read_write_shared_data", 120, failover::read_write_shared_data).on_both(),
     scenario("a_failover_is_told_as_it_happens", 180, api::a_failover_is_told_as_it_happens),
@@ -60,6 +78,9 @@ pub const ALL: &[Scenario] = &[
     scenario("a_direct_gateway_fails_over", 150, direct::a_direct_gateway_fails_over).on_both(),
     scenario("read_write_waits_without_shared_data", 120, failover::read_write_waits_without_shared_data),
     scenario("pod_deleted_while_blackholed", 120, deletion::while_blackholed).on_both(),
+    scenario("old_data_never_overwrites_new", 240, partition::old_data_never_overwrites_new).on_both(),
+    scenario("a_deadline_is_its_own_shares_alone", 240, partition::a_deadline_is_its_own_shares_alone),
+    scenario("two_nodes_of_one_name_keep_their_locks", 240, namesakes::two_nodes_of_one_name_keep_their_locks),
     scenario("writer_stuck_in_fsync_goes_with_its_pod", 180, deletion::writer_stuck_in_fsync).on_both(),
     scenario(
         "writer_stuck_in_fsync_goes_though_strangers_see_it",
@@ -74,12 +95,24 @@ pub const ALL: &[Scenario] = &[
     scenario("sub_path_stays_what_it_was", 180, copies::sub_path_stays_what_it_was).on_both(),
     scenario("sub_path_that_is_missing_is_left_alone", 180, copies::sub_path_that_is_missing_is_left_alone),
     scenario("what_is_mounted_below_is_not_hidden", 180, copies::what_is_mounted_below_is_not_hidden),
+    scenario("a_part_stays_a_part", 180, volumes::a_part_stays_a_part).on_both(),
+    scenario("a_node_mount_is_for_everybody", 240, volumes::a_node_mount_is_for_everybody).on_both(),
+    scenario("kubelet_meets_nothing_that_waits", 150, deletion::kubelet_meets_nothing_that_waits).on_both(),
+    scenario("nothing_lands_on_the_nodes_disk", 120, volumes::nothing_lands_on_the_nodes_disk).on_both(),
+    scenario("node_shuts_down_in_order", 180, life::shuts_down_in_order),
+    scenario("node_shuts_down_without_its_server", 180, life::shuts_down_without_its_server),
+    scenario("node_boots_and_forgets", 180, life::boots_and_forgets),
+    scenario("node_keeps_nothing_of_pods_that_are_gone", 180, life::keeps_nothing_of_pods_that_are_gone),
+    scenario("node_waits_its_turn", 120, life::waits_its_turn),
+    scenario("node_without_logind", 90, life::without_logind),
     scenario("one_layer_is_left", 120, newer::one_layer_is_left).on_newer(),
     scenario("agent_killed_while_pod_reads", 120, adoption::agent_killed_while_pod_reads),
+    scenario("agent_upgraded_while_a_mount_hangs", 150, adoption::agent_upgraded_while_a_mount_hangs),
     scenario("agent_restarted_while_server_is_dead", 120, adoption::agent_restarted_while_server_is_dead),
     scenario("first_target_is_preferred", 90, failover::first_target_is_preferred),
     scenario("blackhole_blocks_a_hard_read", 90, the_lab::blackhole_blocks_a_hard_read).on_both(),
     scenario("bad_volumes_are_refused", 90, bad_input::bad_volumes_are_refused),
+    scenario("a_kernel_too_old_is_named", 90, bad_input::a_kernel_too_old_is_named),
     scenario("bad_objects_change_nothing", 90, bad_input::bad_objects_change_nothing),
     scenario("rights_are_judged_when_a_volume_comes", 90, publication::rights_are_judged_when_a_volume_comes),
     scenario("read_only_whatever_the_pod_asks", 90, publication::read_only_whatever_the_pod_asks),
@@ -112,8 +145,13 @@ macro_rules! matrix {
             scenario(concat!("fault_", $name, "_bounded_rw"), 300, || {
                 faults::run(faults::Fault::$fault, faults::Policy::Bounded, faults::Access::ReadWrite)
             }),
-        )*];
-        const IN_EVERY_RUN: &[&str] = &[$($(concat!("fault_", $name, "_", $now),)*)*];
+        )*
+            scenario("fault_blackhole_soft_by_default_rw", 300, || {
+                faults::run(faults::Fault::Blackhole, faults::Policy::SoftByDefault, faults::Access::ReadWrite)
+            }),
+        ];
+        const IN_EVERY_RUN: &[&str] =
+            &[$($(concat!("fault_", $name, "_", $now),)*)* "fault_blackhole_soft_by_default_rw"];
     };
 }
 
@@ -121,6 +159,7 @@ matrix! {
     Blackhole "blackhole" ["bounded_rw" "soft_ro"];
     HostAway "host_away" ["hard_rw" "bounded_ro"];
     NetworkLost "network_lost" ["soft_rw"];
+    Standby "standby" ["hard_rw"];
     GoneForGood "gone_for_good" ["bounded_rw"];
     ExportReplaced "export_replaced" ["soft_rw"];
     ExportRemoved "export_removed" ["hard_ro"];
@@ -129,12 +168,50 @@ matrix! {
     AgentKilled "agent_killed" ["bounded_rw"];
 }
 
-/// What one run runs: every scenario that belongs to its kernel, and some rows of the matrix; or all of those alone.
+/// A row for each kill point and whoever may die there: all of them in the soak; in every test run, `killed_*` has each point
+/// once.
+macro_rules! kills {
+    ($($chapter:ident { $($place:ident $point:ident $name:literal $what:literal;)+ })+) => {
+        const KILLS: &[(Point, Whom, Scenario)] = &[$($(
+            (Point::$point, Whom::Hand, Scenario {
+                kernels: kills::kernels(Point::$point),
+                ..scenario(concat!("kill_", $name, "_hand"), 240, || kills::one(Point::$point, Whom::Hand))
+            }),
+            (Point::$point, Whom::Agent, Scenario {
+                kernels: kills::kernels(Point::$point),
+                ..scenario(concat!("kill_", $name, "_agent"), 240, || kills::one(Point::$point, Whom::Agent))
+            }),
+        )+)+];
+    };
+}
+
+moorline_agent::kill_points!(kills);
+
+/// A hand can die only where one comes by.
+fn kills() -> impl Iterator<Item = &'static Scenario> {
+    let real = |(point, whom, _): &&(Point, Whom, Scenario)| *whom == Whom::Agent || point.place() == Place::Hand;
+    KILLS.iter().filter(real).map(|(_, _, scenario)| scenario)
+}
+
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    FAULTS.iter().chain(kills()).chain(ALL).chain(BESIDE).chain(bench::AREAS)
+}
+
+/// What one run runs: every scenario that belongs to its kernel, and some rows of the matrix; or all of those and of the kill points, alone.
 pub fn chosen(kernel: Kernel, soak: bool) -> impl Iterator<Item = &'static Scenario> {
     let rows = FAULTS.iter().filter(move |row| soak || IN_EVERY_RUN.contains(&row.name));
+    let rows = rows.chain(kills().filter(move |_| soak));
     rows.chain(ALL.iter().filter(move |_| !soak)).filter(move |scenario| scenario.kernels.contains(&kernel))
 }
 
+/// Whether it is one of the fault matrix.
+pub fn is_row(name: &str) -> bool {
+    FAULTS.iter().any(|row| row.name == name)
+}
+
+/// What runs on further machines of a scenario, started by that.
+const BESIDE: &[Scenario] = &[scenario(namesakes::SECOND, 0, namesakes::second)];
+
 pub fn find(name: &str) -> Option<&'static Scenario> {
-    ALL.iter().chain(FAULTS).find(|scenario| scenario.name == name)
+    all().find(|scenario| scenario.name == name)
 }

@@ -1,0 +1,77 @@
+//! The mount engine: what a publication costs, what many cost, and how long a death is felt.
+
+mod crowd;
+mod read;
+mod recovery;
+
+use std::fs;
+use std::path::Path;
+
+use super::figures::MOUNT;
+use super::record::{About, Record, Samples};
+use super::{FIGURES, RUNS};
+use crate::agent::Agent;
+use crate::command::{self, sh};
+use crate::kit;
+use crate::node::Node;
+use crate::objects;
+use crate::site::Site;
+use crate::wait::{eventually, seconds};
+
+pub use recovery::copy;
+
+pub(super) fn run() {
+    let node = Node::new("node1");
+    let (a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
+    let mut samples = Samples::default();
+    for run in 0..RUNS {
+        println!("run {run}");
+        crowd::measure(&node, &a, &b, &mut samples);
+        read::measure(&node, &a, run, &mut samples);
+        recovery::measure(&node, &a, &b, &mut samples);
+    }
+    let figures = MOUNT.iter().map(|definition| samples.figure(definition.name, definition.unit, RUNS)).collect();
+    let path = kit::results().join(FIGURES);
+    let record = Record { about: About::new(kernel(), RUNS), figures };
+    record.write(&path).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
+fn kernel() -> String {
+    let release = command::run("uname", ["-r"]).trim().to_owned();
+    let guest = fs::read_to_string("/proc/cpuinfo").unwrap_or_default().contains("User Mode Linux");
+    if guest { format!("{release} (User Mode Linux)") } else { release }
+}
+
+/// The usual two shares on direct gateways, of which the first site serves.
+fn objects(sites: &[&Site]) -> String {
+    let parts = [
+        objects::direct_gateway("gw", false, sites),
+        objects::share("datasets", "gw", "ReadOnly"),
+        objects::share("checkpoints", "gw", "ReadWrite"),
+    ];
+    parts.join("---\n")
+}
+
+/// Ends an agent that has nothing published any more, so that the next one begins as on a node that has just been booted.
+#[track_caller]
+fn end(mut agent: Agent) {
+    eventually("the last mount is gone", seconds(180), || match agent.status()["mounts"].as_array() {
+        Some(mounts) if mounts.is_empty() => Ok(()),
+        mounts => Err(mounts.map(Vec::len)),
+    });
+    agent.kill9();
+}
+
+/// What somebody does who knows only mount(8).
+#[track_caller]
+fn plain_mount(site: &Site, export: &str, at: &Path, options: &str) {
+    let (server, shown) = (site.direct_server(), at.display());
+    fs::create_dir_all(at).unwrap_or_else(|error| panic!("make {shown}: {error}"));
+    let options = if options.is_empty() { String::new() } else { format!("-o {options}") };
+    sh(&format!("mount -t nfs4 {options} {server}:/{export} {shown}"));
+}
+
+#[track_caller]
+fn plain_unmount(at: &Path) {
+    sh(&format!("umount {0}; rmdir {0}", at.display()));
+}

@@ -1,0 +1,540 @@
+//! A process dies at a kill point: a hand alone, or the agent with its hands. Then the same call is made again, by kubelet's
+//! habit, and all is as if nobody had died: the pod reads and writes, what was acknowledged is there, and at the end nothing
+//! is left behind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use moorline_agent::killpoint::{Chapter, Place, Point};
+use tonic::Code;
+
+use super::Kernel;
+use super::direct::kernel_is_newer;
+use crate::agent::{Agent, Whom, hands};
+use crate::csi::{Csi, Volume};
+use crate::data;
+use crate::event::Op;
+use crate::logind::Logind;
+use crate::mounts::{self, Mount};
+use crate::node::Node;
+use crate::objects;
+use crate::pod::{Draft, Pod, volume};
+use crate::site::{Site, Tree};
+use crate::wait::{eventually, seconds};
+
+/// A file system of the agent's own, and its state in it.
+const NODE: &str = "/run/moorline/node";
+/// From a server's death to a pod that reads the next one, and some deaths more in between.
+const RECOVERY: Duration = seconds(90);
+
+type Death = (Point, Whom);
+
+/// What is under way when a point is come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// An agent starts on a node that has never had one.
+    Start,
+    /// Its objects change.
+    Configure,
+    Publish,
+    /// A pod reads and writes, and all is well.
+    Serve,
+    Unpublish,
+    /// A server dies, and another takes over.
+    Recover,
+    /// The same without a tunnel.
+    RecoverDirect,
+    /// A pod is deleted while its server is away.
+    Hide,
+    /// The node shuts down, and does not after all.
+    ShutDown,
+}
+
+/// Each point has a test: one that is not here does not compile.
+const fn act(point: Point) -> Act {
+    use Point::*;
+    match point {
+        NodeMounted | NodeUnbindable | PrepareUntold | BootWritten => Act::Start,
+        ObjectsWritten => Act::Configure,
+        RecordWritten | Recorded | NamespaceEmpty | DeviceMade | NamespaceConfigured | ClientNamed
+        | NamespaceFileMade | NamespaceUntold | NameUntold | NamespaceDone | TunnelOpen | TunnelDone
+        | SuperblockMade | BaseMade | MountUntold | MountDone | TargetMade | TargetCloned | TargetSealed
+        | PublishUntold | PublishDone => Act::Publish,
+        LookUntold => Act::Serve,
+        Withdrawn | TunnelEnded | NamespaceUnbound | MarkRemoved | RemovalUntold | RemovalDone | LayerDetached
+        | TargetBare | UnpublishUntold | TargetGone | UnpublishDone | Flushed | BaseDetached | RetireUntold
+        | RetireDone => Act::Unpublish,
+        MarkWritten | FenceMarked | FenceDone | ClonesMade | PlaceEntered | MountedBeneath | Uncovered
+        | MadePrivate | MountedOver | ReplaceUntold | ReplaceDone | AbortedOnce | AbortUntold | AbortDone
+        | RetireAborted | RetireMarked | RetireShutDown => Act::Recover,
+        WriterEnded | ShutDownUntold | FenceUnmarked => Act::RecoverDirect,
+        HideUntold | HideDone => Act::Hide,
+        FlushUntold | FlushDone | DetachUntold | DetachDone => Act::ShutDown,
+    }
+}
+
+/// Where anybody comes by: some ways through the kernel are newer kernels' alone, and some the others'.
+pub(super) const fn kernels(point: Point) -> &'static [Kernel] {
+    use Point::*;
+    match point {
+        MountedBeneath | Uncovered | WriterEnded | ShutDownUntold | FenceUnmarked => &[Kernel::Newer],
+        MadePrivate | MountedOver => &[Kernel::Usual],
+        _ => &[Kernel::Usual, Kernel::Newer],
+    }
+}
+
+/// One death, and nothing else.
+pub(super) fn one(point: Point, whom: Whom) {
+    let death = [(point, whom)];
+    match act(point) {
+        Act::Start => starting(&death),
+        Act::Configure => configuring(&death),
+        Act::Publish => {
+            let mut lab = Lab::start();
+            lab.agent.alone = true;
+            lab.cycle("pod", &death, &[], &[]);
+        }
+        Act::Serve => Lab::start().cycle("pod", &[], &death, &[]),
+        Act::Unpublish => Lab::start().cycle("pod", &[], &[], &death),
+        Act::Recover => recovering(false, &death, &[]),
+        Act::RecoverDirect => recovering(true, &death, &[]),
+        Act::Hide => hiding(&death),
+        Act::ShutDown => shutting_down(&death),
+    }
+}
+
+pub(super) fn killed_at_the_start() {
+    starting(&deaths(Act::Start, Kernel::Usual, Whom::Hand));
+}
+
+pub(super) fn killed_while_objects_change() {
+    configuring(&deaths(Act::Configure, Kernel::Usual, Whom::Agent));
+}
+
+/// Cycle upon cycle, with up to two deaths in each chapter of it, until all have had their turn.
+pub(super) fn killed_while_publishing() {
+    let mut lab = Lab::start();
+    let mut turns = [Act::Publish, Act::Serve, Act::Unpublish].map(|act| {
+        let mut chapters: BTreeMap<Chapter, Vec<Death>> = BTreeMap::new();
+        for death in deaths(act, Kernel::Usual, Whom::Agent) {
+            chapters.entry(death.0.chapter()).or_default().push(death);
+        }
+        chapters
+    });
+    for number in 0.. {
+        let [publish, serve, unpublish] = turns.each_mut().map(|chapters| {
+            let two = |deaths: &mut Vec<Death>| deaths.drain(..deaths.len().min(2)).collect::<Vec<Death>>();
+            chapters.values_mut().flat_map(two).collect::<Vec<Death>>()
+        });
+        if [&publish, &serve, &unpublish].iter().all(|deaths| deaths.is_empty()) {
+            break;
+        }
+        lab.cycle(&format!("pod{number}"), &publish, &serve, &unpublish);
+    }
+}
+
+pub(super) fn killed_while_recovering() {
+    // Layers are stacked there: the topmost goes, and the one that is left is a dead server's.
+    recovering(false, &while_stacking(), &[(Point::LayerDetached, Whom::Agent)]);
+}
+
+pub(super) fn killed_while_recovering_beneath() {
+    recovering(false, &while_beneath(), &[]);
+}
+
+pub(super) fn killed_while_recovering_without_a_tunnel() {
+    recovering(true, &deaths(Act::RecoverDirect, Kernel::Newer, Whom::Hand), &[]);
+}
+
+pub(super) fn killed_while_hiding() {
+    hiding(&deaths(Act::Hide, Kernel::Usual, Whom::Hand));
+}
+
+/// An agent that dies lets the node go down, so that hands alone die here.
+pub(super) fn killed_while_the_node_shuts_down() {
+    let deaths = deaths(Act::ShutDown, Kernel::Usual, Whom::Hand);
+    let of_hands = deaths.into_iter().filter(|(point, _)| point.place() == Place::Hand);
+    shutting_down(&of_hands.map(|(point, _)| (point, Whom::Hand)).collect::<Vec<Death>>());
+}
+
+/// Whoever dies when the mark of a fence is there has fenced: of these two a life has one.
+fn while_stacking() -> Vec<Death> {
+    let deaths = deaths(Act::Recover, Kernel::Usual, Whom::Agent);
+    deaths.into_iter().filter(|(point, _)| *point != Point::FenceDone).collect()
+}
+
+/// And what was aborted twice is replaced by then, and not aborted again.
+fn while_beneath() -> Vec<Death> {
+    let deaths = deaths(Act::Recover, Kernel::Newer, Whom::Hand);
+    deaths.into_iter().filter(|(point, _)| !matches!(point, Point::FenceMarked | Point::AbortDone)).collect()
+}
+
+/// Those of an act. Where a hand comes by, it dies alone or with the agent by turns, beginning with `first`.
+fn deaths(of: Act, kernel: Kernel, first: Whom) -> Vec<Death> {
+    let mut whom = first;
+    let points = Point::ALL.iter().filter(|point| act(**point) == of && kernels(**point).contains(&kernel));
+    let death = points.map(|point| {
+        if point.place() == Place::Agent {
+            return (*point, Whom::Agent);
+        }
+        let dies = whom;
+        whom = if whom == Whom::Hand { Whom::Agent } else { Whom::Hand };
+        (*point, dies)
+    });
+    death.collect()
+}
+
+fn starting(deaths: &[Death]) {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    site.put("datasets/sample", &data::file("data", 50_000));
+    let objects = objects_of(&site);
+    let agent = Agent::start_mortal(&node, &objects, deaths);
+    let mut lab = Lab { node, site, agent };
+    lab.ready();
+    lab.struck(deaths);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own: Vec<&str> = table.lines().filter(|line| line.contains(&format!(" {NODE} "))).collect();
+    assert!(own.len() == 1 && own[0].contains(" unbindable "), "one mount, which no container gets: {own:?}");
+    lab.cycle("pod", &[], &[], &[]);
+}
+
+fn configuring(deaths: &[Death]) {
+    let mut lab = Lab::start();
+    let before = mounts::of("self");
+    deaths.iter().for_each(|(point, whom)| lab.agent.strike(*point, *whom));
+    lab.agent
+        .configure(&[objects_of(&lab.site), objects::share_of("late", "gw", "datasets", "ReadOnly")].join("---\n"));
+    lab.struck(deaths);
+    let late = volume(&lab.node, "pod", "late", true);
+    lab.publish(&late);
+    assert!(late.target.join("sample").exists());
+    lab.unpublish(&late);
+    lab.nothing_is_left(&before);
+}
+
+/// Kubelet says that two pods are to end, since what one death has done nobody does again; and says it again to an agent that
+/// has died meanwhile.
+fn hiding(deaths: &[Death]) {
+    let mut lab = Lab::start();
+    let before = mounts::of("self");
+    let pods = ["one", "two"].map(|name| {
+        let draft = Draft::new(name).with_share(&lab.node, &lab.agent, "datasets", true);
+        let pod = draft.reading("/mnt/datasets/sample").start();
+        pod.reads("data", seconds(30));
+        pod
+    });
+    let volumes: Vec<Volume> = pods.iter().flat_map(Pod::volumes).cloned().collect();
+    strike(&lab.agent, deaths);
+    lab.site.blackhole();
+    for volume in &volumes {
+        eventually("kubelet may look", seconds(60), || {
+            lab.agent.revive();
+            lab.agent.may_hear_of_deletion(&volume.pod_uid, seconds(60))?;
+            let there = mounts::at(&volume.target);
+            if there.is_empty() { Ok(()) } else { Err(format!("{there:?}")) }
+        });
+    }
+    struck(&mut lab.agent, deaths);
+    lab.ready();
+    let volumes: Vec<Volume> = pods.into_iter().flat_map(|pod| pod.end(seconds(10))).collect();
+    volumes.iter().for_each(|volume| lab.unpublish(volume));
+    lab.site.heal();
+    lab.nothing_is_left(&before);
+}
+
+/// An agent that dies lets the node go; one that comes after it takes care of what is there, since the node stays.
+fn shutting_down(deaths: &[Death]) {
+    let logind = Logind::start(20);
+    let mut lab = Lab::start();
+    logind.is_held_by_moorline();
+    let before = mounts::of("self");
+    let draft = Draft::new("pod").with_share(&lab.node, &lab.agent, "datasets", true);
+    let pod = draft
+        .with_share(&lab.node, &lab.agent, "checkpoints", false)
+        .reading("/mnt/datasets/sample")
+        .writing("/mnt/checkpoints/log")
+        .start();
+    pod.reads("data", seconds(30));
+    pod.writes(seconds(30));
+    strike(&lab.agent, deaths);
+    logind.power_off();
+    struck(&mut lab.agent, deaths);
+    logind.goes_down(1);
+    lab.ready();
+    eventually("its volumes are published again", seconds(60), || {
+        lab.agent.revive();
+        let there = mounts::of("self");
+        let missing = |target: &&std::path::PathBuf| !there.iter().any(|mount| Path::new(&mount.point) == **target);
+        let missing: Vec<_> = pod.targets().filter(missing).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
+    });
+    pod.reads("data", seconds(30));
+    pod.container().stop(seconds(10));
+    pod.lost_nothing(&lab.site.read("checkpoints/log"));
+    lab.ready();
+    for volume in &pod.end(seconds(10)) {
+        lab.unpublish(volume);
+    }
+    lab.nothing_is_left(&before);
+}
+
+fn objects_of(site: &Site) -> String {
+    let parts = [
+        objects::usual(false, &[site]),
+        objects::direct_gateway("lan", false, &[site]),
+        objects::share_of("direct", "lan", "datasets", "ReadOnly"),
+    ];
+    parts.join("---\n")
+}
+
+/// A node, and an agent that may be dead at any time.
+struct Lab {
+    node: Node,
+    site: Site,
+    agent: Agent,
+}
+
+impl Lab {
+    fn start() -> Self {
+        let node = Node::new("node1");
+        let site = Site::start(&node, "a");
+        site.put("datasets/sample", &data::file("data", 50_000));
+        let agent = Agent::start_mortal(&node, &objects_of(&site), &[]);
+        let mut lab = Self { node, site, agent };
+        lab.ready();
+        lab
+    }
+
+    /// A pod comes, reads and writes, and goes.
+    #[track_caller]
+    fn cycle(&mut self, name: &str, publish: &[Death], serve: &[Death], unpublish: &[Death]) {
+        let before = mounts::of("self");
+        strike(&self.agent, publish);
+        let shares = [("datasets", true), ("checkpoints", false), ("direct", true)];
+        for (share, read_only) in shares {
+            self.publish(&volume(&self.node, name, share, read_only));
+        }
+        self.struck(publish);
+        self.ready();
+        let log = format!("/mnt/checkpoints/{name}");
+        let draft = shares.iter().fold(Draft::new(name), |draft, (share, read_only)| {
+            draft.with_share(&self.node, &self.agent, share, *read_only)
+        });
+        let pod = draft.reading("/mnt/datasets/sample").reading("/mnt/direct/sample").writing(&log).start();
+        strike(&self.agent, serve);
+        self.struck(serve);
+        // Who came by last may have been the agent.
+        self.ready();
+        for path in ["/mnt/datasets/sample", "/mnt/direct/sample"] {
+            pod.reads_at(path, "data", seconds(30));
+        }
+        pod.writes(seconds(30));
+        self.ready();
+
+        pod.container().stop(seconds(10));
+        pod.lost_nothing(&self.site.read(&format!("checkpoints/{name}")));
+        pod.never_failed(Op::Read);
+        pod.never_failed(Op::Write);
+        let volumes = pod.end(seconds(10));
+        strike(&self.agent, unpublish);
+        volumes.iter().for_each(|volume| self.unpublish(volume));
+        self.nothing_is_left(&before);
+        self.struck(unpublish);
+    }
+
+    fn publish(&mut self, volume: &Volume) {
+        insist(&mut self.agent, &format!("publish {}", volume.share), |csi| csi.publish(volume));
+    }
+
+    fn unpublish(&mut self, volume: &Volume) {
+        insist(&mut self.agent, &format!("unpublish {}", volume.share), |csi| csi.unpublish(&volume.target));
+    }
+
+    fn ready(&mut self) {
+        ready(&mut self.agent);
+    }
+
+    fn struck(&mut self, deaths: &[Death]) {
+        struck(&mut self.agent, deaths);
+    }
+
+    fn nothing_is_left(&mut self, before: &[Mount]) {
+        nothing_is_left(&mut self.agent, before);
+    }
+}
+
+/// The server dies; deaths follow it while another takes over, and `late` ones while the pods' volumes are given back.
+fn recovering(direct: bool, deaths: &[Death], late: &[Death]) {
+    let node = Node::new("node1");
+    let tree = Tree::new("shared");
+    tree.put("datasets/sample", &data::file("data", 50_000));
+    let (mut a, b) = (Site::serving(&node, "a", tree.clone()), Site::serving(&node, "b", tree.clone()));
+    let gateway = if direct { objects::direct_gateway } else { objects::gateway };
+    let parts = [
+        gateway("gw", true, &[&a, &b]),
+        objects::share("datasets", "gw", "ReadOnly"),
+        objects::share("checkpoints", "gw", "ReadWrite"),
+    ];
+    let mut agent = Agent::start_mortal(&node, &parts.join("---\n"), &[]);
+    ready(&mut agent);
+    let before = mounts::of("self");
+    let pods: Vec<Pod> = ["one", "two"]
+        .into_iter()
+        .map(|name| {
+            Draft::new(name)
+                .with_share(&node, &agent, "datasets", true)
+                .with_share(&node, &agent, "checkpoints", false)
+                .reading("/mnt/datasets/sample")
+                .writing(&format!("/mnt/checkpoints/{name}"))
+                .start()
+        })
+        .collect();
+    for pod in &pods {
+        pod.reads("data", seconds(30));
+        pod.writes(seconds(30));
+    }
+    assert_eq!(agent.target("checkpoints"), "a");
+
+    strike(&agent, deaths);
+    a.die();
+    let theirs = if direct { b.direct_server() } else { b.server() };
+    let from_b = |mount: &Mount| mount.source.starts_with(&format!("{theirs}:"));
+    let died_at: Vec<u64> = pods.iter().map(Pod::acknowledged).collect();
+    eventually("every pod reads and writes at the other", RECOVERY, || {
+        agent.revive();
+        for (pod, before) in pods.iter().zip(&died_at) {
+            for at in ["/mnt/datasets", "/mnt/checkpoints"] {
+                let top = pod.mounts_at(at).pop();
+                top.clone().filter(from_b).ok_or_else(|| format!("{at}: {top:?}"))?;
+            }
+            // One may have been on its way.
+            let now = pod.acknowledged();
+            if now < before + 2 {
+                return Err(format!("{now} records acknowledged, and {before} before"));
+            }
+        }
+        Ok(())
+    });
+    for pod in &pods {
+        pod.reads("data", seconds(30));
+        assert!(pod.container().alive());
+    }
+    ready(&mut agent);
+    if kernel_is_newer() {
+        eventually("one layer is left everywhere", seconds(15), || {
+            let places = pods.iter().flat_map(|pod| ["/mnt/datasets", "/mnt/checkpoints"].map(|at| pod.mounts_at(at)));
+            let hosts = pods.iter().flat_map(Pod::targets).map(|at| mounts::at(at));
+            let more: Vec<Vec<Mount>> = places.chain(hosts).filter(|layers: &Vec<Mount>| layers.len() != 1).collect();
+            if more.is_empty() { Ok(()) } else { Err(more) }
+        });
+    }
+
+    for name in ["one", "two"] {
+        let pod = pods.iter().find(|pod| pod.name() == name).expect("one of them");
+        pod.container().stop(seconds(10));
+        pod.lost_nothing(&tree.read(&format!("checkpoints/{name}")));
+    }
+    let volumes: Vec<Volume> = pods.into_iter().flat_map(|pod| pod.end(seconds(10))).collect();
+    strike(&agent, late);
+    for volume in &volumes {
+        insist(&mut agent, &format!("unpublish {}", volume.share), |csi| csi.unpublish(&volume.target));
+    }
+    nothing_is_left(&mut agent, &before);
+    struck(&mut agent, deaths);
+    struck(&mut agent, late);
+}
+
+#[track_caller]
+fn strike(agent: &Agent, deaths: &[Death]) {
+    deaths.iter().for_each(|(point, whom)| agent.strike(*point, *whom));
+}
+
+/// Somebody came by each of these points.
+#[track_caller]
+fn struck(agent: &mut Agent, deaths: &[Death]) {
+    eventually("somebody comes by", seconds(20), || {
+        agent.revive();
+        let spared: Vec<Point> = deaths.iter().map(|(point, _)| *point).filter(|point| agent.spared(*point)).collect();
+        if spared.is_empty() { Ok(()) } else { Err(spared) }
+    });
+}
+
+#[track_caller]
+fn ready(agent: &mut Agent) {
+    insist(agent, "ask whether it is ready", |csi| match csi.probe()? {
+        true => Ok(()),
+        false => Err(tonic::Status::unavailable("not yet")),
+    });
+}
+
+/// As kubelet does, on a node whose agent dies: what has got no answer is asked again.
+#[track_caller]
+fn insist(agent: &mut Agent, what: &str, call: impl Fn(&Csi) -> Result<(), tonic::Status>) {
+    eventually(what, seconds(60), || {
+        agent.revive();
+        let csi = Csi::connect()?;
+        match call(&csi) {
+            Ok(()) => Ok(()),
+            // The last three are a connection that broke.
+            Err(status)
+                if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) =>
+            {
+                Err(status.to_string())
+            }
+            Err(status) => panic!("{what}: {status}\n{}", agent.logs()),
+        }
+    });
+}
+
+/// No mount, namespace, record, mark, target or process: the node is as before.
+#[track_caller]
+fn nothing_is_left(agent: &mut Agent, before: &[Mount]) {
+    eventually("nothing is left behind", seconds(40), || {
+        agent.revive();
+        let mut left: Vec<String> = Vec::new();
+        let now = mounts::of("self");
+        left.extend(now.iter().filter(|mount| !before.contains(mount)).map(|mount| format!("{mount:?}")));
+        left.extend(before.iter().filter(|mount| !now.contains(mount)).map(|mount| format!("gone: {mount:?}")));
+        if now.len() != before.len() {
+            left.push(format!("{} mounts, and {} before", now.len(), before.len()));
+        }
+        for directory in ["mounts", "netns", "fenced", "publications"] {
+            left.extend(entries(&Path::new(NODE).join(directory)));
+        }
+        left.extend(entries(Path::new(NODE)).into_iter().filter(|name| name.contains(".new")));
+        for pod in entries(Path::new("/var/lib/kubelet/pods")) {
+            let volumes = entries(&Path::new(&pod).join("volumes/kubernetes.io~csi"));
+            left.extend(volumes.iter().flat_map(|volume| entries(Path::new(volume))));
+        }
+        // One may wait for the next request.
+        left.extend(hands().iter().skip(1).map(|pid| format!("process {pid}")));
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_test_run_has_each_point() {
+        use Kernel::{Newer, Usual};
+        let acts = [Act::Start, Act::Configure, Act::Publish, Act::Serve, Act::Unpublish];
+        let lives = acts.into_iter().flat_map(|act| deaths(act, Usual, Whom::Hand));
+        let lives = lives.chain(while_stacking()).chain(while_beneath());
+        let lives = lives.chain(deaths(Act::RecoverDirect, Newer, Whom::Hand));
+        let there: BTreeSet<Point> = lives.map(|(point, _)| point).collect();
+        let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !there.contains(point)).collect();
+        assert!(missing.is_empty(), "no scenario `killed_*` comes by {missing:?}");
+    }
+}
