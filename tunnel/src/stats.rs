@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A tunnel's state and what it did since it was started. Bytes and packets are the inner ones: what the share moved,
 /// without WireGuard's own overhead.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
     /// The data path is alive. False means that it panicked: nothing passes until the tunnel is started again.
     pub running: bool,
