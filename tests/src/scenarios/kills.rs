@@ -101,7 +101,7 @@ pub(super) fn one(point: Point, whom: Whom) {
         Act::Recover => recovering(false, &death, &[]),
         Act::RecoverDirect => recovering(true, &death, &[]),
         Act::Hide => hiding(&death),
-        Act::ShutDown => shutting_down(&death),
+        Act::ShutDown => shutting_down(&[death.to_vec()]),
     }
 }
 
@@ -152,11 +152,16 @@ pub(super) fn killed_while_hiding() {
     hiding(&deaths(Act::Hide, Kernel::Usual, Whom::Hand));
 }
 
-/// An agent that dies lets the node go down, so that hands alone die here.
 pub(super) fn killed_while_the_node_shuts_down() {
-    let deaths = deaths(Act::ShutDown, Kernel::Usual, Whom::Hand);
-    let of_hands = deaths.into_iter().filter(|(point, _)| point.place() == Place::Hand);
-    shutting_down(&of_hands.map(|(point, _)| (point, Whom::Hand)).collect::<Vec<Death>>());
+    shutting_down(&shutdowns());
+}
+
+/// An agent that dies lets the node go down, and dies once in a shutdown.
+fn shutdowns() -> Vec<Vec<Death>> {
+    let of = deaths(Act::ShutDown, Kernel::Usual, Whom::Hand).into_iter();
+    let (hands, agents): (Vec<Death>, Vec<Death>) = of.partition(|(point, _)| point.place() == Place::Hand);
+    let hands = hands.into_iter().map(|(point, _)| (point, Whom::Hand)).collect();
+    std::iter::once(hands).chain(agents.into_iter().map(|death| vec![death])).collect()
 }
 
 /// Whoever dies when the mark of a fence is there has fenced: of these two a life has one.
@@ -245,11 +250,10 @@ fn hiding(deaths: &[Death]) {
     lab.nothing_is_left(&before);
 }
 
-/// An agent that dies lets the node go; one that comes after it takes care of what is there, since the node stays.
-fn shutting_down(deaths: &[Death]) {
+/// Each time the node stays after all, and the agent that is there by then takes care of what is there.
+fn shutting_down(shutdowns: &[Vec<Death>]) {
     let logind = Logind::start(20);
     let mut lab = Lab::start();
-    logind.is_held_by_moorline();
     let before = mounts::of("self");
     let draft = Draft::new("pod").with_share(&lab.node, &lab.agent, "datasets", true);
     let pod = draft
@@ -257,20 +261,21 @@ fn shutting_down(deaths: &[Death]) {
         .reading("/mnt/datasets/sample")
         .writing("/mnt/checkpoints/log")
         .start();
-    pod.reads("data", seconds(30));
-    pod.writes(seconds(30));
-    strike(&lab.agent, deaths);
-    logind.power_off();
-    struck(&mut lab.agent, deaths);
-    logind.goes_down(1);
-    lab.ready();
-    eventually("its volumes are published again", seconds(60), || {
-        lab.agent.revive();
-        let there = mounts::of("self");
-        let missing = |target: &&std::path::PathBuf| !there.iter().any(|mount| Path::new(&mount.point) == **target);
-        let missing: Vec<_> = pod.targets().filter(missing).collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
-    });
+    for (count, deaths) in (1..).zip(shutdowns) {
+        pod.reads("data", seconds(30));
+        pod.writes(seconds(30));
+        logind.is_held_by_moorline();
+        strike(&lab.agent, deaths);
+        logind.power_off();
+        struck(&mut lab.agent, deaths);
+        logind.goes_down(count);
+        lab.ready();
+        eventually("its volumes are published again", seconds(60), || {
+            lab.agent.revive();
+            let missing: Vec<_> = pod.targets().filter(|target| mounts::at(target).is_empty()).collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
+        });
+    }
     pod.reads("data", seconds(30));
     pod.container().stop(seconds(10));
     pod.lost_nothing(&lab.site.read("checkpoints/log"));
@@ -533,6 +538,7 @@ mod tests {
         let lives = acts.into_iter().flat_map(|act| deaths(act, Usual, Whom::Hand));
         let lives = lives.chain(while_stacking()).chain(while_beneath());
         let lives = lives.chain(deaths(Act::RecoverDirect, Newer, Whom::Hand));
+        let lives = lives.chain(deaths(Act::Hide, Usual, Whom::Hand)).chain(shutdowns().into_iter().flatten());
         let there: BTreeSet<Point> = lives.map(|(point, _)| point).collect();
         let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !there.contains(point)).collect();
         assert!(missing.is_empty(), "no scenario `killed_*` comes by {missing:?}");
