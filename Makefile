@@ -26,7 +26,7 @@ demo: setup build
 test: setup build
 	@tests/area begin
 	@tests/area unit 300 $(MAKE) --no-print-directory unit
-	@tests/area lab 600 $(MAKE) --no-print-directory lab
+	@tests/area lab 900 $(MAKE) --no-print-directory lab
 	@tests/area kubernetes 1080 $(MAKE) --no-print-directory kubernetes
 	@tests/area end
 
