@@ -135,7 +135,8 @@ pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> R
     let base = paths.base(superblock);
     if !table()?.iter().any(|mount| mount.mount_point == base) {
         // What a hand left that was cut short.
-        return remove_empty(&base);
+        remove_empty(&base)?;
+        return remove_mark(paths, superblock);
     }
     let failed = match superblock.user {
         _ if abort => {

@@ -245,7 +245,11 @@ fn hiding(deaths: &[Death]) {
     struck(&mut lab.agent, deaths);
     lab.ready();
     let volumes: Vec<Volume> = pods.into_iter().flat_map(|pod| pod.end(seconds(10))).collect();
+    // Their superblock is ended for good, since its server is away: what is left of that is a mark and a directory.
+    let late = [(Point::BaseDetached, Whom::Hand)];
+    strike(&lab.agent, &late);
     volumes.iter().for_each(|volume| lab.unpublish(volume));
+    struck(&mut lab.agent, &late);
     lab.site.heal();
     lab.nothing_is_left(&before);
 }
@@ -506,7 +510,7 @@ fn nothing_is_left(agent: &mut Agent, before: &[Mount]) {
         if now.len() != before.len() {
             left.push(format!("{} mounts, and {} before", now.len(), before.len()));
         }
-        for directory in ["mounts", "netns", "fenced", "publications"] {
+        for directory in ["mounts", "netns", "fenced", "publications", "given-up"] {
             left.extend(entries(&Path::new(NODE).join(directory)));
         }
         left.extend(entries(Path::new(NODE)).into_iter().filter(|name| name.contains(".new")));
