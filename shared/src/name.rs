@@ -16,6 +16,11 @@ pub struct NameError(String);
 pub struct Name(Arc<str>);
 
 impl Name {
+    /// Stands for that of a Share of which nothing is known any more.
+    pub fn unknown() -> Self {
+        Self("unknown".into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -237,6 +237,15 @@ impl Agent {
         parsed.unwrap_or_else(|error| panic!("moorline events --json: {error}\n{text}"))
     }
 
+    /// Waits for an event of this kind, since it began.
+    #[track_caller]
+    pub fn tells(&self, kind: &str, deadline: Duration) -> Value {
+        eventually(&format!("{kind} is told"), deadline, || {
+            let events = self.events();
+            events.iter().find(|event| event["kind"] == kind).cloned().ok_or(events)
+        })
+    }
+
     /// Asks its health address.
     #[track_caller]
     pub fn http(&self, path: &str) -> (u16, String) {

@@ -25,7 +25,7 @@ pub(super) fn make(paths: &Paths) -> Result<(), Failure> {
 }
 
 pub(crate) fn is_seal(mount: &Mount) -> bool {
-    mount.file_system == "tmpfs" && mount.source == Path::new(SOURCE)
+    mount.file_system == "tmpfs" && mount.source.as_os_str() == SOURCE
 }
 
 /// Seals an open directory, and returns what lies there now.

@@ -40,6 +40,9 @@ pub(crate) struct Place {
     pub(crate) inode: u64,
 }
 
+/// Publications by where they are.
+type Targets<'a> = HashMap<&'a OsStr, PublicationId>;
+
 /// Without `containers` their copies and who is in them are left out.
 pub(crate) fn observe(
     machine: &dyn Machine,
@@ -49,7 +52,10 @@ pub(crate) fn observe(
 ) -> io::Result<Seen> {
     let host = machine.mounts()?;
     let devices = bases(paths, &host);
-    let published = published(&host, &devices, publications);
+    // Whole texts and their hashes, since comparing paths part by part would be most of a round's work.
+    let targets: Targets =
+        publications.iter().map(|(id, publication)| (OsStr::new(&publication.target_path), *id)).collect();
+    let published = published(&host, &devices, &targets);
     let bound: BTreeSet<NamespaceId> =
         host.iter().filter_map(|mount| child(&paths.namespaces(), &mount.mount_point)).collect();
     // A file that no namespace is bound to is what is left of one, or never was one: it leads nowhere, and is cleared away.
@@ -68,7 +74,7 @@ pub(crate) fn observe(
         superblocks,
         shown: shown(paths, &host, &devices, publications, &published),
         published,
-        strays: strays(paths, &host, &devices, publications),
+        strays: strays(paths, &host, &devices, &targets),
         can_shut_down: machine.can_shut_down(),
         ..Seen::default()
     };
@@ -76,14 +82,12 @@ pub(crate) fn observe(
         return Ok(seen);
     }
     let namespaces = machine.holding(&devices.keys().copied().collect());
-    let targets: BTreeSet<&Path> =
-        publications.values().map(|publication| Path::new(&publication.target_path)).collect();
     for namespace in &namespaces {
         for mount in &namespace.table {
             let Some(superblock) = devices.get(&mount.device) else { continue };
             // The base mounts and the publications themselves are no copies.
             if mount.mount_point.starts_with(paths.node())
-                || is_host(namespace) && targets.contains(mount.mount_point.as_path())
+                || is_host(namespace) && targets.contains_key(mount.mount_point.as_os_str())
             {
                 continue;
             }
@@ -149,14 +153,11 @@ fn bases(paths: &Paths, host: &[Mount]) -> BTreeMap<Device, SuperblockId> {
 fn published(
     host: &[Mount],
     devices: &BTreeMap<Device, SuperblockId>,
-    publications: &BTreeMap<PublicationId, Publication>,
+    targets: &Targets,
 ) -> BTreeMap<PublicationId, Vec<Layer>> {
-    // Whole texts and their hashes, since comparing paths part by part would be most of a round's work.
-    let ids: HashMap<&OsStr, PublicationId> =
-        publications.iter().map(|(id, publication)| (OsStr::new(&publication.target_path), *id)).collect();
     let mut mounts: BTreeMap<PublicationId, Vec<&Mount>> = BTreeMap::new();
     for mount in host.iter().filter(|mount| !is_seal(mount)) {
-        if let Some(id) = ids.get(mount.mount_point.as_os_str()) {
+        if let Some(id) = targets.get(mount.mount_point.as_os_str()) {
             mounts.entry(*id).or_default().push(mount);
         }
     }
@@ -196,24 +197,29 @@ fn strays(
     paths: &Paths,
     host: &[Mount],
     devices: &BTreeMap<Device, SuperblockId>,
-    publications: &BTreeMap<PublicationId, Publication>,
+    targets: &Targets,
 ) -> BTreeMap<PublicationId, Publication> {
     let stray = |mount: &Mount| {
-        let superblock = devices.get(&mount.device)?;
+        let superblock = devices.get(&mount.device);
+        let is_ours = superblock.is_some() || is_seal(mount);
+        if !is_ours || targets.contains_key(mount.mount_point.as_os_str()) {
+            return None;
+        }
         let uid = pod_of(paths, &mount.mount_point)?;
         let publication = Publication {
             volume_id: String::new(),
             target_path: mount.mount_point.to_str()?.to_owned(),
-            share: superblock.share.clone(),
+            share: superblock.map_or_else(Name::unknown, |superblock| superblock.share.clone()),
             sub_path: None,
-            read_only: !superblock.user.writes(),
+            read_only: superblock.is_none_or(|superblock| !superblock.user.writes()),
             pod: Pod { namespace: String::new(), name: uid.clone(), uid },
             node: false,
             wanted: true,
         };
         Some((publication.id(), publication))
     };
-    host.iter().filter_map(stray).filter(|(id, _)| !publications.contains_key(id)).collect()
+    // What lies over a seal comes after it in the table, and says more.
+    host.iter().filter_map(stray).collect()
 }
 
 /// The UID of the pod in whose directory of kubelet's a path lies.
