@@ -245,11 +245,12 @@ fn hiding(deaths: &[Death]) {
     struck(&mut lab.agent, deaths);
     lab.ready();
     let volumes: Vec<Volume> = pods.into_iter().flat_map(|pod| pod.end(seconds(10))).collect();
-    // Their superblock is ended for good, since its server is away: what is left of that is a mark and a directory.
-    let late = [(Point::BaseDetached, Whom::Hand)];
-    strike(&lab.agent, &late);
+    // Their superblock is ended for good once its server is known to be away. Whoever detaches it may be held by the kernel
+    // until it is killed, or comes by here: what is left is a mark and a directory.
+    lab.agent.tells("ServerAway", seconds(20));
+    lab.agent.strike(Point::BaseDetached, Whom::Hand);
     volumes.iter().for_each(|volume| lab.unpublish(volume));
-    struck(&mut lab.agent, &late);
+    lab.nothing_is_left(&before);
     lab.site.heal();
     lab.nothing_is_left(&before);
 }
@@ -427,11 +428,12 @@ fn recovering(direct: bool, deaths: &[Death], late: &[Death]) {
         }
         Ok(())
     });
+    // Who came by last may have been the agent.
+    ready(&mut agent);
     for pod in &pods {
         pod.reads("data", seconds(30));
         assert!(pod.container().alive());
     }
-    ready(&mut agent);
     if kernel_is_newer() {
         eventually("one layer is left everywhere", seconds(15), || {
             let places = pods.iter().flat_map(|pod| ["/mnt/datasets", "/mnt/checkpoints"].map(|at| pod.mounts_at(at)));
