@@ -95,10 +95,14 @@ impl Agent {
         Path::new(KILL_POINTS).join(point.name()).exists()
     }
 
+    pub fn alive(&self) -> bool {
+        self.container.as_ref().is_some_and(Container::alive)
+    }
+
     /// Starts it again if it has died, as kubelet would.
     #[track_caller]
     pub fn revive(&mut self) {
-        if self.container.as_ref().is_some_and(Container::alive) {
+        if self.alive() {
             return;
         }
         if self.alone {

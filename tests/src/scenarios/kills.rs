@@ -3,6 +3,7 @@
 //! is left behind.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::node::Node;
 use crate::objects;
 use crate::pod::{Draft, Pod, volume};
 use crate::site::{Site, Tree};
-use crate::wait::{eventually, seconds};
+use crate::wait::{poll, seconds};
 
 /// A file system of the agent's own, and its state in it.
 const NODE: &str = "/run/moorline/node";
@@ -235,9 +236,8 @@ fn hiding(deaths: &[Death]) {
     strike(&lab.agent, deaths);
     lab.site.blackhole();
     for volume in &volumes {
-        eventually("kubelet may look", seconds(60), || {
-            lab.agent.revive();
-            lab.agent.may_hear_of_deletion(&volume.pod_uid, seconds(60))?;
+        outlast(&mut lab.agent, "kubelet may look", seconds(60), |agent| {
+            agent.may_hear_of_deletion(&volume.pod_uid, seconds(60))?;
             let there = mounts::at(&volume.target);
             if there.is_empty() { Ok(()) } else { Err(format!("{there:?}")) }
         });
@@ -275,8 +275,7 @@ fn shutting_down(shutdowns: &[Vec<Death>]) {
         struck(&mut lab.agent, deaths);
         logind.goes_down(count);
         lab.ready();
-        eventually("its volumes are published again", seconds(60), || {
-            lab.agent.revive();
+        outlast(&mut lab.agent, "its volumes are published again", seconds(60), |_| {
             let missing: Vec<_> = pod.targets().filter(|target| mounts::at(target).is_empty()).collect();
             if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
         });
@@ -413,8 +412,7 @@ fn recovering(direct: bool, deaths: &[Death], late: &[Death]) {
     let theirs = if direct { b.direct_server() } else { b.server() };
     let from_b = |mount: &Mount| mount.source.starts_with(&format!("{theirs}:"));
     let died_at: Vec<u64> = pods.iter().map(Pod::acknowledged).collect();
-    eventually("every pod reads and writes at the other", RECOVERY, || {
-        agent.revive();
+    outlast(&mut agent, "every pod reads and writes at the other", RECOVERY, |_| {
         for (pod, before) in pods.iter().zip(&died_at) {
             for at in ["/mnt/datasets", "/mnt/checkpoints"] {
                 let top = pod.mounts_at(at).pop();
@@ -435,7 +433,7 @@ fn recovering(direct: bool, deaths: &[Death], late: &[Death]) {
         assert!(pod.container().alive());
     }
     if kernel_is_newer() {
-        eventually("one layer is left everywhere", seconds(15), || {
+        outlast(&mut agent, "one layer is left everywhere", seconds(15), |_| {
             let places = pods.iter().flat_map(|pod| ["/mnt/datasets", "/mnt/checkpoints"].map(|at| pod.mounts_at(at)));
             let hosts = pods.iter().flat_map(Pod::targets).map(|at| mounts::at(at));
             let more: Vec<Vec<Mount>> = places.chain(hosts).filter(|layers: &Vec<Mount>| layers.len() != 1).collect();
@@ -463,11 +461,37 @@ fn strike(agent: &Agent, deaths: &[Death]) {
     deaths.iter().for_each(|(point, whom)| agent.strike(*point, *whom));
 }
 
+/// Waits, while the agent dies and comes again, until `look` answers `Ok`. Each that comes has the whole of the deadline: how
+/// long it takes to come is the machine's.
+#[track_caller]
+fn outlast<T, E: Debug>(
+    agent: &mut Agent,
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut(&Agent) -> Result<T, E>,
+) -> T {
+    let mut last = None;
+    loop {
+        agent.revive();
+        let answer = poll(deadline, || match look(agent) {
+            Ok(answer) => Some(Some(answer)),
+            Err(seen) => {
+                last = Some(seen);
+                (!agent.alive()).then_some(None)
+            }
+        });
+        match answer {
+            Some(Some(answer)) => return answer,
+            Some(None) => {}
+            None => panic!("{what}: not within {deadline:?}; last seen: {last:?}"),
+        }
+    }
+}
+
 /// Somebody came by each of these points.
 #[track_caller]
 fn struck(agent: &mut Agent, deaths: &[Death]) {
-    eventually("somebody comes by", seconds(20), || {
-        agent.revive();
+    outlast(agent, "somebody comes by", seconds(20), |agent| {
         let spared: Vec<Point> = deaths.iter().map(|(point, _)| *point).filter(|point| agent.spared(*point)).collect();
         if spared.is_empty() { Ok(()) } else { Err(spared) }
     });
@@ -484,8 +508,7 @@ fn ready(agent: &mut Agent) {
 /// As kubelet does, on a node whose agent dies: what has got no answer is asked again.
 #[track_caller]
 fn insist(agent: &mut Agent, what: &str, call: impl Fn(&Csi) -> Result<(), tonic::Status>) {
-    eventually(what, seconds(60), || {
-        agent.revive();
+    outlast(agent, what, seconds(60), |agent| {
         let csi = Csi::connect()?;
         match call(&csi) {
             Ok(()) => Ok(()),
@@ -503,8 +526,7 @@ fn insist(agent: &mut Agent, what: &str, call: impl Fn(&Csi) -> Result<(), tonic
 /// No mount, namespace, record, mark, target or process: the node is as before.
 #[track_caller]
 fn nothing_is_left(agent: &mut Agent, before: &[Mount]) {
-    eventually("nothing is left behind", seconds(40), || {
-        agent.revive();
+    outlast(agent, "nothing is left behind", seconds(40), |_| {
         let mut left: Vec<String> = Vec::new();
         let now = mounts::of("self");
         left.extend(now.iter().filter(|mount| !before.contains(mount)).map(|mount| format!("{mount:?}")));
