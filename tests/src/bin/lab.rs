@@ -80,7 +80,7 @@ struct Bench {
     records: PathBuf,
     /// Keep the records in docs/bench, and make docs/BENCHMARKS.md anew
     #[arg(long)]
-    record: bool,
+    publish: bool,
 }
 
 /// What a machine is made for.
@@ -193,14 +193,14 @@ fn main() -> ExitCode {
 fn measure(options: &Bench) -> io::Result<ExitCode> {
     for area in bench::chosen(options.run.filter.as_deref())? {
         let run_of_area = Run { filter: Some(area.name.into()), ..options.run.clone() };
-        let folder = if options.record { Path::new("docs/bench") } else { &options.records };
+        let folder = if options.publish { Path::new("docs/bench") } else { &options.records };
         println!("lab: {} is measured, for some ten minutes", area.name);
         let ended = run(&run_of_area, What::Bench, |results| bench::keep(area.name, results, folder))?;
         if ended != ExitCode::SUCCESS {
             return Ok(ended);
         }
     }
-    if options.record {
+    if options.publish {
         bench::page::write(Path::new("docs"))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -344,4 +344,17 @@ fn body(name: &str, color: bool) -> io::Result<ExitCode> {
     let scenario = scenarios::find(name).ok_or_else(|| io::Error::other(format!("{name}: no such scenario")))?;
     (scenario.run)();
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Two options of one name are found out only where they are used.
+    #[test]
+    fn the_options_agree_with_each_other() {
+        Cli::command().debug_assert();
+    }
 }
