@@ -20,6 +20,7 @@ mod reconcile;
 mod report;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
+mod table;
 mod telemetry;
 mod vitals;
 mod window;

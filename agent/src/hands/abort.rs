@@ -1,18 +1,18 @@
 //! Ending what is outstanding on a superblock.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
 use moorline_shared::id::SuperblockId;
 use moorline_sys::mount::{self, Setting};
-use moorline_sys::mountinfo::{self, Attributes};
+use moorline_sys::mountinfo::Attributes;
 use moorline_sys::namespace;
 use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 
-use super::{Failure, doing, enter_host_mounts, open_path};
+use super::{Failure, doing, enter_host_mounts, host_table, open_path};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -43,8 +43,8 @@ pub(super) fn rounds(paths: &Paths, superblock: &SuperblockId) -> Result<(), Fai
 /// would wait for a dead server. And for writers that no tunnel's end can keep from their old server.
 pub(super) fn for_good(paths: &Paths, superblock: &SuperblockId) -> Result<bool, Failure> {
     let base = paths.base(superblock);
-    let table = fs::read("/proc/self/mountinfo").map_err(doing("read the host's mount table"))?;
-    let Some(mount) = mountinfo::parse(&table).into_iter().find(|mount| mount.mount_point == base) else {
+    let table = host_table()?;
+    let Some(mount) = table.iter().find(|mount| mount.mount_point == base) else {
         return Ok(true);
     };
     let network = paths.namespace(&superblock.namespace);

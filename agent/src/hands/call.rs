@@ -1,5 +1,6 @@
 //! The agent's side of a hand.
 
+use std::fs;
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +17,9 @@ use super::{Done, Failure, Request, SUBCOMMAND};
 /// How long a hand that was killed may take to end before it counts as left behind.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 /// How many hands that are kept may be at work at once: a thousand volumes that come together shall not cost a thousand
-/// processes. One that takes longer than its turn is held up by somebody, and holds up nobody else.
-const TURNS: usize = 8;
-const TURN: Duration = Duration::from_millis(100);
+/// processes. One that waits in the kernel when its turn is over is held up by somebody, and holds up nobody else.
+const TURNS: usize = 4;
+const TURN: Duration = Duration::from_millis(50);
 
 /// Hands that were killed and have not ended.
 static LEFT_BEHIND: AtomicU64 = AtomicU64::new(0);
@@ -69,13 +70,18 @@ impl Hands {
             Some(hand) => hand,
             None => Hand::start()?,
         };
+        let pid = hand.child.id();
         let outcome = {
             let mut asking = pin!(timeout(deadline, hand.ask(&text)));
-            match timeout(TURN, asking.as_mut()).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    drop(turn);
-                    asking.await
+            loop {
+                match timeout(TURN, asking.as_mut()).await {
+                    Ok(outcome) => break outcome,
+                    Err(_) if pid.is_none_or(waits_in_the_kernel) => {
+                        drop(turn);
+                        break asking.await;
+                    }
+                    // The machine is busy, and would be more so with one more process.
+                    Err(_) => {}
                 }
             }
         };
@@ -164,6 +170,14 @@ impl Hand {
             }
         });
     }
+}
+
+/// It waits for something that no signal but SIGKILL ends: a lock, say, that somebody holds who asks a dead server. What is
+/// not known of a process counts as that.
+fn waits_in_the_kernel(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in brackets and may hold anything.
+    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('D'))
 }
 
 /// How many processes the kernel holds at the moment, after their work was given up or done.

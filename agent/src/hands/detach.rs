@@ -12,7 +12,7 @@ use moorline_sys::mountinfo::{self, Device, Mount};
 use rustix::fs::{Mode, OFlags};
 
 use super::publish::open_fdinfo;
-use super::{Failure, abort, doing, enter_host_mounts, seal};
+use super::{Failure, abort, doing, enter_host_mounts, host_table, seal};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -41,7 +41,7 @@ pub(super) fn detach(paths: &Paths, target: &Path) -> Result<(), Failure> {
 
 /// Wherever the target is seen, topmost first.
 fn detach_layers(paths: &Paths, target: &Path) -> Result<(), Failure> {
-    for place in mountinfo::sightings(&table()?, target) {
+    for place in mountinfo::sightings(&host_table()?, target) {
         let ours = |top: &Mount, table: &[Mount]| {
             if devices(paths, table, |_| true).contains(&top.device) || seal::is_seal(top) {
                 return Ok(true);
@@ -61,7 +61,7 @@ pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failu
     let user = publication.user();
     let its = |id: &SuperblockId| id.share == publication.share && id.user == user;
     let take = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, its).contains(&top.device));
-    let table = table()?;
+    let table = host_table()?;
     let sub_paths = paths.sub_paths(&publication.pod.uid);
     let bound = table.iter().map(|mount| &mount.mount_point).filter(|place| place.starts_with(&sub_paths)).cloned();
     let places: BTreeSet<PathBuf> =
@@ -89,7 +89,7 @@ fn take_top(
     how: fn(&Path) -> io::Result<()>,
 ) -> Result<bool, Failure> {
     let shown = place.display();
-    let table = table()?;
+    let table = host_table()?;
     let mut layers = table.iter().filter(|mount| mount.mount_point == place);
     let Some(top) = layers.find(|mount| mount.on_top(&table)) else { return Ok(false) };
     if !wanted(top, &table)? {
@@ -124,16 +124,12 @@ fn devices(paths: &Paths, table: &[Mount], wanted: impl Fn(&SuperblockId) -> boo
     bases.filter(|mount| name(mount).is_some_and(|id| wanted(&id))).map(|mount| mount.device).collect()
 }
 
-pub(super) fn table() -> Result<Vec<Mount>, Failure> {
-    fs::read("/proc/self/mountinfo").map(|table| mountinfo::parse(&table)).map_err(doing("read the mount table"))
-}
-
 /// Detaches the base mount. What pods left unwritten is written first, while the mount is still there to be seen: were
 /// the server to go away meanwhile, the mount could still be aborted, and nobody takes its tunnel down.
 pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
     let base = paths.base(superblock);
-    if !table()?.iter().any(|mount| mount.mount_point == base) {
+    if !host_table()?.iter().any(|mount| mount.mount_point == base) {
         // What a hand left that was cut short.
         remove_empty(&base)?;
         return remove_mark(paths, superblock);

@@ -19,13 +19,14 @@ use std::net::IpAddr;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::plan::Tuning;
 use moorline_shared::publication::Publication;
 use moorline_shared::share::MountOptions;
 use moorline_shared::sub_path::SubPath;
+use moorline_sys::mountinfo::Mount as Mounted;
 use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,7 @@ pub(crate) use seal::is_seal;
 
 use crate::killpoint;
 use crate::paths::{HOST_MOUNTS, Paths};
+use crate::table::Table;
 
 /// The name that makes our binary do a request instead of anything else.
 pub const SUBCOMMAND: &str = "hands";
@@ -251,6 +253,12 @@ fn enter_host_mounts() -> Result<(), Failure> {
     entered.map_err(doing(
         "enter the host's mount namespace (does the agent's pod have hostPID, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE?)",
     ))
+}
+
+/// The host's mount table, which many a request of one hand finds as the last one left it.
+fn host_table() -> Result<Arc<Vec<Mounted>>, Failure> {
+    static TABLE: Table = Table::new();
+    TABLE.mounts().map_err(doing("read the host's mount table"))
 }
 
 /// A descriptor that names a directory and touches nothing on it.

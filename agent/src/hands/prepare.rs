@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use moorline_sys::mount::{self, Setting};
-use moorline_sys::mountinfo::{self, Attributes};
+use moorline_sys::mountinfo::Attributes;
 
-use super::{Failure, doing, enter_host_mounts, seal};
+use super::{Failure, doing, enter_host_mounts, host_table, seal};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -44,6 +44,5 @@ pub(super) fn prepare(paths: &Paths) -> Result<(), Failure> {
 }
 
 fn is_mount(path: &Path) -> Result<bool, Failure> {
-    let table = fs::read("/proc/self/mountinfo").map_err(doing("read the host's mount table"))?;
-    Ok(mountinfo::parse(&table).iter().any(|mount| mount.mount_point == path))
+    Ok(host_table()?.iter().any(|mount| mount.mount_point == path))
 }

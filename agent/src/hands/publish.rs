@@ -10,8 +10,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, mkdirat, openat2};
 use rustix::io::Errno;
 
-use super::detach::table;
-use super::{Failure, Publish, doing, enter_host_mounts, open_path, seal};
+use super::{Failure, Publish, doing, enter_host_mounts, host_table, open_path, seal};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -104,7 +103,7 @@ fn open_target(paths: &Paths, wanted: &Publish) -> Result<Target, Failure> {
     let mount_of = |directory: &OwnedFd| mount::mount_id(&fdinfo, directory).map_err(doing("read a mount's id"));
     let top = mount_of(&target)?;
     if top != mount_of(&parent)? {
-        return if table()?.iter().any(|mount| mount.id == top && seal::is_seal(mount)) {
+        return if host_table()?.iter().any(|mount| mount.id == top && seal::is_seal(mount)) {
             Ok(Target::Sealed(target))
         } else {
             Err(Failure::definite(format!("something else is mounted at target path {shown}: unmount it first")))

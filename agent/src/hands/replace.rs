@@ -13,15 +13,13 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::publish::open_fdinfo;
-use super::{Done, Failure, Replace, doing, enter_host_mounts, open_path};
+use super::{Done, Failure, Replace, doing, enter_host_mounts, host_table, open_path};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
 pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<Done, Failure> {
     let place = Place::open(wanted)?;
-    let host = fs::read("/proc/1/mountinfo")
-        .map(|table| mountinfo::parse(&table))
-        .map_err(doing("read the host's mount table"))?;
+    let host = host_table()?;
     let base = |superblock| {
         let base = paths.base(superblock);
         let found = host.iter().find(|mount| mount.mount_point == base);

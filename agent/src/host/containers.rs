@@ -16,12 +16,13 @@ pub(crate) struct MountNamespace {
     /// A process in it.
     pub(crate) pid: i32,
     pub(crate) table: Vec<Mount>,
-    /// Who is in it; None when all have ended since it was found.
+    /// Who is in it, if that was asked; None also when all have ended since it was found.
     pub(crate) occupants: Option<Occupants>,
 }
 
-/// The namespaces that hold a mount of one of these devices, the host's among them.
-pub(crate) fn holding(devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
+/// The namespaces that hold a mount of one of these devices, the host's among them. Who is in those that hold one of
+/// `written` is looked at as well.
+pub(crate) fn holding(devices: &BTreeSet<Device>, written: &BTreeSet<Device>) -> Vec<MountNamespace> {
     let mut namespaces = BTreeMap::new();
     if devices.is_empty() {
         return Vec::new();
@@ -39,10 +40,19 @@ pub(crate) fn holding(devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
             (namespace.pid, namespace.table) = (task.pid, table(&task.directory));
         }
     }
-    namespaces.retain(|_, namespace| namespace.table.iter().any(|mount| devices.contains(&mount.device)));
+    let holds = |namespace: &MountNamespace, devices: &BTreeSet<Device>| {
+        namespace.table.iter().any(|mount| devices.contains(&mount.device))
+    };
+    namespaces.retain(|_, namespace| holds(namespace, devices));
+    let judged: BTreeSet<u64> =
+        namespaces.values().filter(|namespace| holds(namespace, written)).map(|namespace| namespace.inode).collect();
+    if judged.is_empty() {
+        return namespaces.into_values().collect();
+    }
     for task in tasks() {
         let inode = fs::metadata(task.directory.join("ns/mnt")).map(|metadata| metadata.ino());
-        if let Some(namespace) = inode.ok().and_then(|inode| namespaces.get_mut(&inode)) {
+        let inode = inode.ok().filter(|inode| judged.contains(inode));
+        if let Some(namespace) = inode.and_then(|inode| namespaces.get_mut(&inode)) {
             namespace.occupants = namespace.occupants.max(occupant(task.pid));
         }
     }
@@ -159,7 +169,8 @@ mod tests {
     fn this_process_is_found_by_the_device_of_its_root() {
         let table = table(Path::new("/proc/self"));
         let root = table.iter().find(|mount| mount.mount_point == Path::new("/")).unwrap();
-        let found = holding(&BTreeSet::from([root.device]));
+        let devices = BTreeSet::from([root.device]);
+        let found = holding(&devices, &devices);
         let own = fs::metadata("/proc/self/ns/mnt").unwrap().ino();
         assert!(found.iter().any(|namespace| namespace.inode == own && namespace.occupants == Some(Occupants::Living)));
     }

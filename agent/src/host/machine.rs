@@ -19,13 +19,13 @@ use moorline_sys::{namespace, tun};
 use moorline_tunnel::{Backend, Config, Simple, Tunnel};
 
 use super::containers::{self, MountNamespace};
-use super::table::Table;
 use super::tunnels::TunnelError;
 use crate::hands::{Done, Hands, HandsError, Request};
 use crate::killpoint::{self, Point};
 use crate::paths::{Paths, TUN_NAME, from_agent};
 use crate::probe::Question;
 use crate::reconcile::Clock;
+use crate::table::Table;
 
 pub(crate) type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -40,8 +40,9 @@ pub(crate) trait Machine: Send + Sync {
     /// The mount table of the host.
     fn mounts(&self) -> io::Result<Arc<Vec<Mount>>>;
 
-    /// The mount namespaces that hold a mount of one of these devices, the host's among them.
-    fn holding(&self, devices: &BTreeSet<Device>) -> Vec<MountNamespace>;
+    /// The mount namespaces that hold a mount of one of these devices, the host's among them, and who is in those that
+    /// hold one of `written`.
+    fn holding(&self, devices: &BTreeSet<Device>, written: &BTreeSet<Device>) -> Vec<MountNamespace>;
 
     /// Whether a superblock in the host's network namespace has the switch that ends it.
     fn can_shut_down(&self) -> bool;
@@ -90,7 +91,7 @@ const KEEPALIVE: Duration = Duration::from_secs(25);
 
 impl Linux {
     pub(crate) fn new(paths: Paths) -> Self {
-        Self { paths, table: Table::default(), hands: Hands::default() }
+        Self { paths, table: Table::new(), hands: Hands::default() }
     }
 }
 
@@ -107,8 +108,8 @@ impl Machine for Linux {
         self.table.mounts()
     }
 
-    fn holding(&self, devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
-        containers::holding(devices)
+    fn holding(&self, devices: &BTreeSet<Device>, written: &BTreeSet<Device>) -> Vec<MountNamespace> {
+        containers::holding(devices, written)
     }
 
     fn can_shut_down(&self) -> bool {

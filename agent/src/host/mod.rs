@@ -4,7 +4,6 @@ mod containers;
 mod machine;
 mod observe;
 mod records;
-mod table;
 mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -81,7 +81,9 @@ pub(crate) fn observe(
     if !containers {
         return Ok(seen);
     }
-    let namespaces = machine.holding(&devices.keys().copied().collect());
+    let written = devices.iter().filter(|(_, id)| matches!(id.user, User::ReadWrite(_)));
+    let written = written.map(|(device, _)| *device).collect();
+    let namespaces = machine.holding(&devices.keys().copied().collect(), &written);
     for namespace in &namespaces {
         for mount in &namespace.table {
             let Some(superblock) = devices.get(&mount.device) else { continue };
@@ -138,7 +140,7 @@ pub(crate) fn places(machine: &dyn Machine, paths: &Paths, superblock: &Superblo
     let wanted = |mount: &Mount, table: &[Mount]| {
         devices.contains(&mount.device) && !mount.mount_point.starts_with(paths.node()) && mount.on_top(table)
     };
-    let namespaces = machine.holding(&devices).into_iter();
+    let namespaces = machine.holding(&devices, &BTreeSet::new()).into_iter();
     let places = namespaces
         .filter(|namespace| namespace.table.iter().any(|mount| wanted(mount, &namespace.table)))
         .map(|namespace| Place { pid: namespace.pid, inode: namespace.inode })

@@ -214,7 +214,7 @@ impl Machine for Life {
         self.call(|world| Ok(Arc::new(world.host.0.clone())))
     }
 
-    fn holding(&self, devices: &BTreeSet<Device>) -> Vec<MountNamespace> {
+    fn holding(&self, devices: &BTreeSet<Device>, _written: &BTreeSet<Device>) -> Vec<MountNamespace> {
         let found = self.call(|world| {
             let of_interest = |table: &[Mount]| table.iter().any(|mount| devices.contains(&mount.device));
             let host = MountNamespace { inode: HOST, pid: 1, table: world.host.0.clone(), occupants: None };

@@ -100,7 +100,7 @@ pub fn copy(target: &Path, until: &str) -> nix::Result<()> {
     let mut before = String::new();
     while before != until {
         let read = fs::read(&sample).ok().and_then(|bytes| data::verify(&bytes).ok());
-        let pace = if read.is_some() { Duration::from_millis(500) } else { Duration::from_millis(20) };
+        let pace = if read.is_some() { Duration::from_millis(500) } else { Duration::from_millis(100) };
         match read {
             Some(tag) if tag != before => {
                 println!("{tag} {:.4}", time_of_day());

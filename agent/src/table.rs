@@ -11,14 +11,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// The table of the host's first process, and so of its mount namespace.
 const TABLE: &str = "/proc/1/mountinfo";
 
-#[derive(Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// The open file knows what its reader has seen.
     read: Mutex<Option<(File, Arc<Vec<Mount>>)>>,
 }
 
 impl Table {
-    pub(super) fn mounts(&self) -> io::Result<Arc<Vec<Mount>>> {
+    pub(crate) const fn new() -> Self {
+        Self { read: Mutex::new(None) }
+    }
+
+    pub(crate) fn mounts(&self) -> io::Result<Arc<Vec<Mount>>> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *read {
             Some((file, mounts)) => {
