@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
+use moorline_shared::objects::Objects;
 use moorline_shared::observed::Occupants;
 use moorline_shared::share::{Access, Policy};
 use moorline_sys::mountinfo::{Attributes, Device};
@@ -101,6 +102,7 @@ impl World {
                     );
                 }
             }
+            Work::Publish(publish) => self.judge_record(&publish.superblock),
             Work::ShutDown(id) => self.judge_fence(id),
             Work::Replace(replace) => {
                 let (old, new) = (&replace.old, &replace.new);
@@ -109,6 +111,15 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The next agent begins with what is on record, and with nothing that the files may not say any more.
+    fn judge_record(&mut self, id: &SuperblockId) {
+        let record = self.files.get(&paths().objects());
+        let known = record.and_then(|record| serde_json::from_slice::<Objects>(record).ok());
+        if !known.is_some_and(|known| known.shares.contains_key(&id.share)) {
+            self.breaks("what is published is on record", format!("{id} is published, and its Share is not kept"));
         }
     }
 
