@@ -115,6 +115,7 @@ impl World {
             78..80 if self.rng.u32(..60) < self.scene.killing => self.kill_agent("by somebody"),
             80..82 => self.somebody_asks(),
             82..88 => self.write_back(),
+            88..89 if !self.scene.calm && self.rng.u32(..8) == 0 => self.boot("the node crashes"),
             _ => {}
         }
         None

@@ -32,6 +32,9 @@ const NOTICED: Duration = Duration::from_secs(14);
 /// A pod's own superblock is aborted before its grace is over; those that it shares may be a while later.
 const GONE: Duration = Duration::from_secs(12);
 
+/// An agent whose first work hangs is given up, and another has begun.
+const SETTLED_IN: Duration = Duration::from_secs(20);
+
 const DETACHED: &str = "what was healthy is never detached";
 const FENCED: &str = "nothing is served from another target before the old one is fenced";
 const OTHERS: &str = "no pod's fault reaches another";
@@ -102,7 +105,10 @@ impl World {
                     );
                 }
             }
-            Work::Publish(publish) => self.judge_record(&publish.superblock),
+            Work::Publish(publish) => {
+                self.judge_record(&publish.superblock);
+                self.judge_asked(&publish.target_path);
+            }
             Work::ShutDown(id) => self.judge_fence(id),
             Work::Replace(replace) => {
                 let (old, new) = (&replace.old, &replace.new);
@@ -203,12 +209,19 @@ impl World {
         if *outcome == Outcome::Done || deleted {
             return;
         }
-        if sheltered {
+        if sheltered && !self.may_fail_softly(id) {
             self.breaks(OTHERS, format!("a pod on {id}, which is well, gets {outcome:?}"));
         }
         if *outcome == Outcome::Failed && self.policy(id.share.as_str()) == Policy::Hard && !superseded {
             self.breaks(OTHERS, format!("a call on {id} fails, and its policy is hard"));
         }
+    }
+
+    /// A soft share's way is cut for as long as there is no agent to hold it open.
+    fn may_fail_softly(&self, id: &SuperblockId) -> bool {
+        let now = self.now();
+        let is_new = self.agent.as_ref().is_none_or(|agent| agent.origin + SETTLED_IN >= now);
+        self.policy(id.share.as_str()) == Policy::Soft && is_new
     }
 
     /// A pod's last container has ended, so much after its grace was over.
@@ -370,7 +383,7 @@ impl World {
             .iter()
             .filter(|mount| mount.mount_point != Path::new("/") && mount.mount_point != paths().node());
         let mut left: Vec<String> = host.map(|mount| format!("{} is mounted", mount.mount_point.display())).collect();
-        let files = self.files.keys().filter(|file| **file != paths().objects());
+        let files = self.files.keys().filter(|file| ![paths().objects(), paths().boot()].contains(file));
         left.extend(files.map(|file| format!("{} is there", file.display())));
         // What was aborted and still not all lost, the kernel keeps for a server that never comes.
         let held = self

@@ -69,6 +69,7 @@ pub(super) struct World {
 
     pub agent: Option<Agent>,
     pub lives: u64,
+    pub boots: u64,
     pub pods: BTreeMap<String, PodTruth>,
     pub volumes: BTreeMap<PublicationId, Volume>,
     pub heard: BTreeMap<NamespaceId, Heard>,
@@ -118,6 +119,8 @@ pub(super) struct Volume {
     pub uid: String,
     pub slot: usize,
     pub target: PathBuf,
+    /// It has asked for it since the node booted.
+    pub asked: bool,
     /// It wants it.
     pub wanted: bool,
     /// And was told that it is there.
@@ -157,6 +160,7 @@ impl World {
             acknowledged: BTreeMap::new(),
             agent: None,
             lives: 0,
+            boots: 1,
             pods: BTreeMap::new(),
             volumes: BTreeMap::new(),
             heard: BTreeMap::new(),
