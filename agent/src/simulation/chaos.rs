@@ -8,7 +8,7 @@ use moorline_shared::yaml::{Located, Object};
 use tokio::time::sleep;
 
 use super::world::{Shared, World};
-use super::{kubelet, life};
+use super::{boots, kubelet, life};
 use crate::reconcile::Event;
 
 /// After the last fault: a step that hung is given up after a minute at most, is tried again half a minute later, and a
@@ -18,6 +18,7 @@ const SETTLED: Duration = Duration::from_secs(200);
 /// Everything that happens.
 pub(super) async fn unfold(world: &Shared) {
     tokio::spawn(supervise(world.clone()));
+    tokio::spawn(boots::follow(world.clone()));
     world.lock().trouble = true;
     let end = {
         let world = world.lock();
@@ -116,6 +117,7 @@ impl World {
             80..82 => self.somebody_asks(),
             82..88 => self.write_back(),
             88..89 if !self.scene.calm && self.rng.u32(..8) == 0 => self.boot("the node crashes"),
+            89..90 if !self.scene.calm && self.rng.u32(..4) == 0 => self.ask_to_shut_down(),
             _ => {}
         }
         None

@@ -252,6 +252,7 @@ impl Kubelet {
         let mut world = self.world.lock();
         if sheltered
             && answer == Answer::Later
+            && !world.is_going_down()
             && since.is_some_and(|(life, origin)| world.lives(life) && origin + SHELTERED <= began)
             && world.now() >= began + SHELTERED
         {

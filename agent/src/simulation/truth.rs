@@ -97,7 +97,8 @@ impl World {
                     // Somebody has begun to end it, and had a reason.
                     || self.files.contains_key(&paths().mark_of_end(id))
                     || self.was_away(&id.namespace, LATE) && (!self.is_needed(id) || self.may_lose(id))
-                    || self.past_deadline(id);
+                    || self.past_deadline(id)
+                    || self.may_let_go_of(self.base(id).map(|base| base.device));
                 if !excused {
                     self.breaks(
                         DETACHED,
@@ -206,7 +207,7 @@ impl World {
         let superseded = self.superblocks.values().any(newer)
             || self.is_marked(&id.namespace)
             || self.superblocks.values().any(|superblock| superblock.id == *id && superblock.shut);
-        if *outcome == Outcome::Done || deleted {
+        if *outcome == Outcome::Done || deleted || self.is_going_down() {
             return;
         }
         if sheltered && !self.may_fail_softly(id) {
@@ -265,7 +266,9 @@ impl World {
     /// A layer goes from a publication's target.
     pub(super) fn judge_unpublish(&mut self, target: &Path) {
         let lost = self.volumes.values().find(|volume| volume.target == target && volume.wanted && volume.there);
-        if let Some(volume) = lost {
+        if let Some(volume) = lost
+            && !self.is_going_down()
+        {
             let what = format!("the volume of {}, which was not given back, is detached", volume.uid);
             self.breaks(DETACHED, what);
         }
