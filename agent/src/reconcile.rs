@@ -116,6 +116,8 @@ pub(crate) struct Reconciler {
     desired: Arc<Desired>,
     files: Reading,
     problems: Vec<Problem>,
+    /// Why what the files say is not in force: it could not be put on record.
+    unrecorded: Option<String>,
     /// Shares that rest on a mount, as they were when the files were last held against them.
     in_use: BTreeSet<Name>,
     servers: BTreeMap<NamespaceId, Server>,
@@ -166,6 +168,7 @@ impl Reconciler {
             habits,
             files: Reading::default(),
             problems: Vec::new(),
+            unrecorded: None,
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
@@ -266,7 +269,9 @@ impl Reconciler {
     fn report(&self, observed: &Observed) -> Report {
         let failing = self.setbacks.iter().filter(|(_, setback)| !setback.said.is_empty());
         let failing = failing.map(|(step, setback)| format!("failing, tried again: {step}: {}", setback.said));
-        let problems = self.problems.iter().map(|problem| format!("refused: {problem}")).chain(failing).collect();
+        let unrecorded = self.unrecorded.iter().map(|said| format!("failing, tried again: keep the objects: {said}"));
+        let refused = self.problems.iter().map(|problem| format!("refused: {problem}"));
+        let problems = refused.chain(unrecorded).chain(failing).collect();
         report(&self.node, &self.desired, observed, problems, &self.host, (self.clock)())
     }
 
@@ -292,9 +297,9 @@ impl Reconciler {
         }
         self.problems = problems;
         if objects == self.desired.objects {
+            self.unrecorded = None;
             return;
         }
-        self.tell(&Happening::ObjectsRead { gateways: objects.gateways.len(), shares: objects.shares.len() });
         // Namespaces that lead where a changed Gateway led are given up; the next generation is made as it now says.
         let changed = |id: &&NamespaceId| {
             let gateway = &id.target.gateway;
@@ -315,10 +320,20 @@ impl Reconciler {
             self.tell(&Happening::Fenced { namespace: id.clone() });
             Ok(())
         };
-        let stale = led.into_iter().filter(changed).map(fence);
-        for failure in stale.chain([self.host.keep_objects(&objects)]).filter_map(Result::err) {
-            error!("{}", chain(&failure));
+        // A new agent begins with what is on record: what is published from other objects it would not know. The next round
+        // tries again.
+        let recorded =
+            led.into_iter().filter(changed).try_for_each(fence).and_then(|()| self.host.keep_objects(&objects));
+        if let Err(failure) = recorded {
+            let said = chain(&failure);
+            if self.unrecorded.as_ref() != Some(&said) {
+                error!("{said}; the objects stay as they were until they can be recorded");
+            }
+            self.unrecorded = Some(said);
+            return;
         }
+        self.unrecorded = None;
+        self.tell(&Happening::ObjectsRead { gateways: objects.gateways.len(), shares: objects.shares.len() });
         Arc::make_mut(&mut self.desired).objects = objects;
         // What failed may have been cured.
         self.setbacks.clear();
@@ -375,7 +390,7 @@ impl Reconciler {
             Err(error) => return error!("look at the host: {error}; trying again"),
         };
         let in_use = shares_in_use(&observed);
-        if self.in_use.is_subset(&in_use) {
+        if self.unrecorded.is_none() && self.in_use.is_subset(&in_use) {
             self.in_use = in_use;
         } else {
             self.revise(&observed);

@@ -56,14 +56,17 @@ pub(super) fn forget_earlier_boot(machine: &dyn Machine, paths: &Paths) -> io::R
     note().map(|()| Some(publications))
 }
 
-/// What is mounted is refused by the kernel, and stays.
+/// What is mounted is refused by the kernel, and stays. Whatever else stayed would be taken for this boot's.
 fn remove_files(machine: &dyn Machine, directory: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for name in machine.list(directory)? {
         let path = directory.join(name);
         match machine.remove(&path) {
             Ok(()) => removed += 1,
-            Err(error) => warn!("{} is from an earlier boot and stays: {error}", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                warn!("{} is from an earlier boot and stays: {error}", path.display());
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(removed)

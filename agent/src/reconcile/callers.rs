@@ -93,24 +93,29 @@ impl Reconciler {
         if self.desired.shutdown.is_some() {
             return Err(Denied::Unavailable("the node is shutting down: no volume is published on it any more".into()));
         }
-        let name = &publication.share;
-        let objects = &self.desired.objects;
-        let share = objects.shares.get(name).ok_or_else(|| {
-            let known: Vec<&str> = objects.shares.keys().map(Name::as_str).collect();
-            Denied::NotFound(format!("there is no Share {name} on this node; there are: [{}]", known.join(", ")))
-        })?;
-        publication.read_only |= share.access == Access::ReadOnly;
         match self.desired.publications.get(&publication.id()) {
             Some(there) if !there.wanted => {
                 Err(Denied::Unavailable(format!("{} is still being unpublished; ask again", there.target_path)))
             }
-            Some(there) if there == publication => Ok(false),
+            // Whatever became of its objects since: a change is for new pods.
+            Some(there) if is_call_for(publication, there) => Ok(false),
             Some(there) => Err(Denied::Conflict(format!(
                 "{} is already published with other parameters (Share {}); unpublish it first",
                 there.target_path, there.share
             ))),
-            // What is there already is not asked again: a change of who may use a share is for new pods.
-            None => self.desired.may_begin(publication).map(|()| true).map_err(Denied::from),
+            None => {
+                let name = &publication.share;
+                let shares = &self.desired.objects.shares;
+                let share = shares.get(name).ok_or_else(|| {
+                    let known: Vec<&str> = shares.keys().map(Name::as_str).collect();
+                    Denied::NotFound(format!(
+                        "there is no Share {name} on this node; there are: [{}]",
+                        known.join(", ")
+                    ))
+                })?;
+                publication.read_only |= share.access == Access::ReadOnly;
+                self.desired.may_begin(publication).map(|()| true).map_err(Denied::from)
+            }
         }
     }
 
@@ -289,6 +294,11 @@ impl Reconciler {
     }
 }
 
+/// Whether a request is the one that led to what is on record. Its Share may have made that read-only.
+fn is_call_for(request: &Publication, there: &Publication) -> bool {
+    Publication { read_only: request.read_only || there.read_only, ..request.clone() } == *there
+}
+
 /// Whether it is on record that a publication was taken back. If not, a new agent would take it for wanted: nobody may be
 /// given the last word then, or kubelet would ask for its end no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,4 +314,33 @@ enum Standing {
     There,
     Leaving,
     Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_shared::publication::Pod;
+
+    use super::*;
+
+    #[test]
+    fn the_same_call_is_known_again_and_another_is_not() {
+        let publication = |read_only| Publication {
+            volume_id: "v".into(),
+            target_path: "/var/lib/kubelet/pods/u/mount".into(),
+            share: "data".parse().unwrap(),
+            sub_path: None,
+            read_only,
+            pod: Pod { namespace: "a".into(), name: "p".into(), uid: "u".into() },
+            node: false,
+            wanted: true,
+        };
+        let (reads, writes) = (publication(true), publication(false));
+        assert!(is_call_for(&reads, &reads) && is_call_for(&writes, &writes));
+        assert!(is_call_for(&writes, &reads), "its Share was ReadOnly when it was asked for");
+        assert!(!is_call_for(&reads, &writes), "who may only read gets nothing to write to");
+        let part = Publication { sub_path: Some("a".parse().unwrap()), ..writes.clone() };
+        assert!(!is_call_for(&part, &writes), "another directory");
+        let other = Publication { share: "other".parse().unwrap(), ..writes.clone() };
+        assert!(!is_call_for(&other, &writes), "another Share");
+    }
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use moorline_shared::gateway::Path;
-use moorline_shared::share::Namespaces;
-use moorline_shared::yaml::Object;
+use moorline_shared::share::{Access, Namespaces, Share};
+use moorline_shared::yaml::{Located, Object};
 use tokio::time::sleep;
 
 use super::world::{Shared, World};
-use super::{kubelet, life};
+use super::{boots, kubelet, life};
 use crate::reconcile::Event;
 
 /// After the last fault: a step that hung is given up after a minute at most, is tried again half a minute later, and a
@@ -18,6 +18,7 @@ const SETTLED: Duration = Duration::from_secs(200);
 /// Everything that happens.
 pub(super) async fn unfold(world: &Shared) {
     tokio::spawn(supervise(world.clone()));
+    tokio::spawn(boots::follow(world.clone()));
     world.lock().trouble = true;
     let end = {
         let world = world.lock();
@@ -115,6 +116,8 @@ impl World {
             78..80 if self.rng.u32(..60) < self.scene.killing => self.kill_agent("by somebody"),
             80..82 => self.somebody_asks(),
             82..88 => self.write_back(),
+            88..89 if !self.scene.calm && self.rng.u32(..8) == 0 => self.boot("the node crashes"),
+            89..90 if !self.scene.calm && self.rng.u32(..4) == 0 => self.ask_to_shut_down(),
             _ => {}
         }
         None
@@ -210,7 +213,7 @@ impl World {
     /// Somebody edits the files. Nothing that a running pod uses may follow from it.
     fn objects_change(&mut self) {
         let whole = self.scene.files();
-        match self.rng.u32(..5) {
+        match self.rng.u32(..6) {
             // Back to what they were.
             0 | 1 => self.objects = whole,
             2 => {
@@ -224,12 +227,22 @@ impl World {
                     self.objects.remove(index);
                 }
             }
+            // What can't change under its users is refused as a whole: each edit begins with what people wrote first.
             3 => {
-                for located in &mut self.objects {
-                    if let Object::Share(share) = &mut located.object
-                        && !self.scene.is_sheltered(&share.gateway)
-                    {
+                self.objects = whole;
+                for share in self.objects.iter_mut().filter_map(share_of) {
+                    if !self.scene.is_sheltered(&share.gateway) {
                         share.namespaces = Namespaces::Only([super::scene::name("a")].into());
+                    }
+                }
+            }
+            4 => {
+                self.objects = whole;
+                for share in self.objects.iter_mut().filter_map(share_of) {
+                    // Whose targets hold different data would show another's from then on, and rightly.
+                    let one_store = self.scene.gateway_of(&share.name).is_some_and(|index| self.scene.one_store[index]);
+                    if one_store && !self.scene.is_sheltered(&share.gateway) {
+                        (share.access, share.namespaces) = (Access::ReadOnly, Namespaces::All);
                     }
                 }
             }
@@ -297,11 +310,7 @@ impl World {
             }
         }
         self.objects = self.scene.files();
-        for located in &mut self.objects {
-            if let Object::Share(share) = &mut located.object {
-                share.namespaces = Namespaces::All;
-            }
-        }
+        self.objects.iter_mut().filter_map(share_of).for_each(|share| share.namespaces = Namespaces::All);
         self.write_back();
         self.tell_of_objects();
         self.tell_of_pods();
@@ -315,4 +324,8 @@ impl World {
             }
         }
     }
+}
+
+fn share_of(located: &mut Located) -> Option<&mut Share> {
+    if let Object::Share(share) = &mut located.object { Some(share) } else { None }
 }

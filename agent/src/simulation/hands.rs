@@ -34,6 +34,7 @@ pub(super) enum Fate {
 pub(super) struct Hand {
     pub world: Shared,
     pub life: u64,
+    boot: u64,
     /// Its agent waits for it no more.
     pub killed: Arc<AtomicBool>,
     pub fate: Fate,
@@ -97,8 +98,8 @@ impl World {
 }
 
 impl Hand {
-    pub(super) fn new(world: Shared, life: u64, killed: Arc<AtomicBool>, fate: Fate) -> Self {
-        Self { world, life, killed, fate, effects: 0 }
+    pub(super) fn new(world: Shared, (life, boot): (u64, u64), killed: Arc<AtomicBool>, fate: Fate) -> Self {
+        Self { world, life, boot, killed, fate, effects: 0 }
     }
 
     /// The life of the process.
@@ -115,7 +116,12 @@ impl Hand {
     }
 
     fn is_killed(&self) -> bool {
-        self.killed.load(Ordering::Relaxed)
+        self.killed.load(Ordering::Relaxed) || self.is_of_the_past(&self.world.lock())
+    }
+
+    /// The node has booted since, and no process has outlived that.
+    fn is_of_the_past(&self, world: &World) -> bool {
+        world.boots != self.boot
     }
 
     /// Some time passes, and fate strikes.
@@ -149,7 +155,8 @@ impl Hand {
         loop {
             let wait = {
                 let world = self.world.lock();
-                if world.over || lets_go && (self.is_killed() || !world.lives(self.life)) {
+                let killed = self.killed.load(Ordering::Relaxed) || !world.lives(self.life);
+                if world.over || self.is_of_the_past(&world) || lets_go && killed {
                     return Err(Cut::Killed);
                 }
                 if condition(&world) {

@@ -40,17 +40,28 @@ pub(super) async fn pod(world: Shared, slot: usize, uid: String) {
         world.pods.insert(uid.clone(), PodTruth::default());
         world.volumes.insert(
             id,
-            Volume { uid: uid.clone(), slot, target: target.clone(), wanted: true, there: false, read_only },
+            Volume {
+                uid: uid.clone(),
+                slot,
+                target: target.clone(),
+                asked: false,
+                wanted: true,
+                there: false,
+                read_only,
+            },
         );
         world.say(|| format!("pod {uid} comes, for slot {slot}"));
         world.tell_of_pods();
         target
     };
     let pod = Kubelet { world, slot, uid, id: PublicationId::of(&target.to_string_lossy()), target };
-    let asked = pod.mount().await;
-    if asked {
-        pod.run().await;
-    }
+    let asked = loop {
+        let asked = pod.mount().await;
+        // After a boot it is asked for anew.
+        if !asked || !pod.run().await {
+            break asked;
+        }
+    };
     pod.stop().await;
     if asked {
         pod.unmount().await;
@@ -97,10 +108,14 @@ impl Kubelet {
         uncertain
     }
 
-    /// Containers, and now and then a call that was made already.
-    async fn run(&self) {
+    /// Containers, and now and then a call that was made already. True when the node has booted meanwhile.
+    async fn run(&self) -> bool {
+        let boot = self.world.lock().boots;
         while !self.is_deleted() {
             self.rest(200, 3000).await;
+            if self.world.lock().boots != boot {
+                return true;
+            }
             let again = {
                 let mut world = self.world.lock();
                 let running = world.containers.values().filter(|container| container.uid == self.uid).count();
@@ -114,6 +129,7 @@ impl Kubelet {
                 self.world.lock().breaks("the same call finds what was done", what);
             }
         }
+        false
     }
 
     /// SIGTERM, the grace period, SIGKILL.
@@ -227,11 +243,16 @@ impl Kubelet {
             let sheltered = world.scene.is_sheltered(&share.gateway);
             (publication, sheltered, world.agent.as_ref().map(|agent| (agent.life, agent.origin)))
         };
-        let began = self.world.lock().now();
+        let began = {
+            let mut world = self.world.lock();
+            world.volumes.entry(self.id).and_modify(|volume| volume.asked = true);
+            world.now()
+        };
         let answer = self.call(PUBLISH, |door| async move { door.publish(publication).await }).await;
         let mut world = self.world.lock();
         if sheltered
             && answer == Answer::Later
+            && !world.is_going_down()
             && since.is_some_and(|(life, origin)| world.lives(life) && origin + SHELTERED <= began)
             && world.now() >= began + SHELTERED
         {

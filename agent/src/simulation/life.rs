@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use moorline_shared::client::ClientIdentity;
 use moorline_shared::gateway::{Peer, TunnelSpec};
+use moorline_shared::happening::Happening;
 use moorline_shared::id::NamespaceId;
 use moorline_shared::plan::Jitter;
 use moorline_sys::mountinfo::{Device, Mount};
@@ -65,6 +66,9 @@ async fn run(world: &Shared, life: u64, clock: Clock, window: Arc<Window>) -> Re
     let [node, machine_id, hardware, kept] = ["node", "machine", "", "kept"].map(str::to_owned);
     let identity = ClientIdentity { node, machine: machine_id, hardware, kept };
     let host = Host::prepare(machine, paths(), identity, window.metrics.clone()).await?;
+    if let Some(publications) = host.forget_earlier_boot()? {
+        window.chronicle.tell(&Happening::EarlierBoot { publications });
+    }
     let habits = Habits { jitter: Jitter::default(), orphan_patience: ORPHAN_PATIENCE };
     let (events, inbox) = mpsc::channel(256);
     let reconciler = Reconciler::new("node".into(), habits, Arc::new(host), clock, events.clone(), window)?;
@@ -142,7 +146,7 @@ impl Machine for Life {
                 world.lives(self.life).then(|| {
                     world.judge_begin(&request.work);
                     let fate = world.draw_fate(&request.work);
-                    Hand::new(self.world.clone(), self.life, killed.clone(), fate)
+                    Hand::new(self.world.clone(), (self.life, world.boots), killed.clone(), fate)
                 })
             };
             let Some(hand) = hand else { return forever().await };
@@ -291,9 +295,8 @@ impl Machine for Life {
         self.world.lock().directories.contains(path)
     }
 
-    /// The machine never boots.
     fn boot(&self) -> io::Result<String> {
-        Ok("one".into())
+        self.call(|world| Ok(world.boots.to_string()))
     }
 
     fn with_processes(&self, uids: &BTreeSet<String>) -> BTreeSet<String> {

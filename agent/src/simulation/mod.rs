@@ -2,6 +2,7 @@
 //! seed. docs/SIMULATOR.md says what is modelled.
 
 mod apps;
+mod boots;
 mod chaos;
 mod hands;
 mod kubelet;
@@ -99,8 +100,10 @@ impl World {
             let access = if slot.read_only { "reads" } else { "writes" };
             self.say(|| format!("slot {index}: {access} {}", scene.shares[slot.share].name));
         }
-        let Scene { beneath, shuts_down, api_server, sheltered, calm, .. } = scene;
-        self.say(|| format!("kernel: mounts beneath {beneath}, shuts down {shuts_down}"));
+        let Scene { beneath, shuts_down, api_server, sheltered, calm, keeps_run, .. } = scene;
+        self.say(|| {
+            format!("kernel: mounts beneath {beneath}, shuts down {shuts_down}; files outlive a boot {keeps_run}")
+        });
         self.say(|| format!("API server {api_server}, Gateway under shelter {sheltered:?}, calm {calm}"));
         let Scene { failing, hanging, killing, losing, .. } = scene;
         self.say(|| format!("of a thousand fail {failing}, hang {hanging}, kill {killing}, are lost {losing}"));

@@ -24,6 +24,8 @@ pub(super) struct Scene {
     /// The kernel mounts beneath (Linux 6.5), and ends superblocks for good (6.4).
     pub beneath: bool,
     pub shuts_down: bool,
+    /// Somebody has put a disk where files should end with the boot.
+    pub keeps_run: bool,
     /// The agent hears of pods from the API server; else it is told of deletions only.
     pub api_server: bool,
     /// What rests on this gateway no fault is aimed at: whatever happens elsewhere, its pods must not notice.
@@ -89,6 +91,7 @@ impl Scene {
             beneath: kernel >= 5,
             shuts_down: kernel >= 4,
             api_server: rng.u32(..3) > 0,
+            keeps_run: rng.bool(),
             chaos: Duration::from_secs(rng.u64(20..90)),
             gateways,
             one_store,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
+use moorline_shared::objects::Objects;
 use moorline_shared::observed::Occupants;
 use moorline_shared::share::{Access, Policy};
 use moorline_sys::mountinfo::{Attributes, Device};
@@ -30,6 +31,9 @@ const VERY_LATE: Duration = Duration::from_secs(120);
 const NOTICED: Duration = Duration::from_secs(14);
 /// A pod's own superblock is aborted before its grace is over; those that it shares may be a while later.
 const GONE: Duration = Duration::from_secs(12);
+
+/// An agent whose first work hangs is given up, and another has begun.
+const SETTLED_IN: Duration = Duration::from_secs(20);
 
 const DETACHED: &str = "what was healthy is never detached";
 const FENCED: &str = "nothing is served from another target before the old one is fenced";
@@ -93,13 +97,18 @@ impl World {
                     // Somebody has begun to end it, and had a reason.
                     || self.files.contains_key(&paths().mark_of_end(id))
                     || self.was_away(&id.namespace, LATE) && (!self.is_needed(id) || self.may_lose(id))
-                    || self.past_deadline(id);
+                    || self.past_deadline(id)
+                    || self.may_let_go_of(self.base(id).map(|base| base.device));
                 if !excused {
                     self.breaks(
                         DETACHED,
                         format!("{id} is aborted; silent for {:?}", self.silence(&id.namespace, LATE)),
                     );
                 }
+            }
+            Work::Publish(publish) => {
+                self.judge_record(&publish.superblock);
+                self.judge_asked(&publish.target_path);
             }
             Work::ShutDown(id) => self.judge_fence(id),
             Work::Replace(replace) => {
@@ -109,6 +118,15 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The next agent begins with what is on record, and with nothing that the files may not say any more.
+    fn judge_record(&mut self, id: &SuperblockId) {
+        let record = self.files.get(&paths().objects());
+        let known = record.and_then(|record| serde_json::from_slice::<Objects>(record).ok());
+        if !known.is_some_and(|known| known.shares.contains_key(&id.share)) {
+            self.breaks("what is published is on record", format!("{id} is published, and its Share is not kept"));
         }
     }
 
@@ -189,15 +207,22 @@ impl World {
         let superseded = self.superblocks.values().any(newer)
             || self.is_marked(&id.namespace)
             || self.superblocks.values().any(|superblock| superblock.id == *id && superblock.shut);
-        if *outcome == Outcome::Done || deleted {
+        if *outcome == Outcome::Done || deleted || self.is_going_down() {
             return;
         }
-        if sheltered {
+        if sheltered && !self.may_fail_softly(id) {
             self.breaks(OTHERS, format!("a pod on {id}, which is well, gets {outcome:?}"));
         }
         if *outcome == Outcome::Failed && self.policy(id.share.as_str()) == Policy::Hard && !superseded {
             self.breaks(OTHERS, format!("a call on {id} fails, and its policy is hard"));
         }
+    }
+
+    /// A soft share's way is cut for as long as there is no agent to hold it open.
+    fn may_fail_softly(&self, id: &SuperblockId) -> bool {
+        let now = self.now();
+        let is_new = self.agent.as_ref().is_none_or(|agent| agent.origin + SETTLED_IN >= now);
+        self.policy(id.share.as_str()) == Policy::Soft && is_new
     }
 
     /// A pod's last container has ended, so much after its grace was over.
@@ -241,7 +266,9 @@ impl World {
     /// A layer goes from a publication's target.
     pub(super) fn judge_unpublish(&mut self, target: &Path) {
         let lost = self.volumes.values().find(|volume| volume.target == target && volume.wanted && volume.there);
-        if let Some(volume) = lost {
+        if let Some(volume) = lost
+            && !self.is_going_down()
+        {
             let what = format!("the volume of {}, which was not given back, is detached", volume.uid);
             self.breaks(DETACHED, what);
         }
@@ -359,7 +386,7 @@ impl World {
             .iter()
             .filter(|mount| mount.mount_point != Path::new("/") && mount.mount_point != paths().node());
         let mut left: Vec<String> = host.map(|mount| format!("{} is mounted", mount.mount_point.display())).collect();
-        let files = self.files.keys().filter(|file| **file != paths().objects());
+        let files = self.files.keys().filter(|file| ![paths().objects(), paths().boot()].contains(file));
         left.extend(files.map(|file| format!("{} is there", file.display())));
         // What was aborted and still not all lost, the kernel keeps for a server that never comes.
         let held = self

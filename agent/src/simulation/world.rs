@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
+use moorline_shared::happening::Kind;
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
 use moorline_shared::observed::{Deletion, Moment, Pods};
 use moorline_shared::yaml::Located;
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::apps::Container;
+use super::boots::Shutdown;
 use super::scene::Scene;
 use super::storage::{Server, Store, Superblock};
 use super::table::{Detached, MountTable};
@@ -69,6 +71,10 @@ pub(super) struct World {
 
     pub agent: Option<Agent>,
     pub lives: u64,
+    pub boots: u64,
+    pub shutdown: Option<Shutdown>,
+    /// When one did not come after all.
+    pub called_off: Option<Duration>,
     pub pods: BTreeMap<String, PodTruth>,
     pub volumes: BTreeMap<PublicationId, Volume>,
     pub heard: BTreeMap<NamespaceId, Heard>,
@@ -118,6 +124,8 @@ pub(super) struct Volume {
     pub uid: String,
     pub slot: usize,
     pub target: PathBuf,
+    /// It has asked for it since the node booted.
+    pub asked: bool,
     /// It wants it.
     pub wanted: bool,
     /// And was told that it is there.
@@ -157,6 +165,9 @@ impl World {
             acknowledged: BTreeMap::new(),
             agent: None,
             lives: 0,
+            boots: 1,
+            shutdown: None,
+            called_off: None,
             pods: BTreeMap::new(),
             volumes: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -210,6 +221,12 @@ impl World {
             }
         }
         story.push(format!("{:>9.3}  {}", now.as_secs_f64(), line()));
+    }
+
+    /// What the agent that lives has said last of this kind.
+    pub(super) fn last_said(&self, kind: Kind) -> Option<String> {
+        let told = self.window.as_ref()?.chronicle.after(0);
+        told.iter().rev().find(|record| record.kind == kind).map(|record| record.message.clone())
     }
 
     pub(super) fn take_story(&mut self) -> Vec<String> {

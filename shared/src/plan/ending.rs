@@ -26,7 +26,7 @@ impl View<'_> {
             if self.superseded(id) && self.seen_somewhere(id) {
                 // Descriptors, mappings and locks that are still on it must not wait for a server that is given up.
                 steps.push(Step::Abort(id.clone()));
-            } else if (given_up || !self.needed(id))
+            } else if (given_up || !self.needed(id) && !self.is_being_given_back(id))
                 && !self.seen_somewhere(id)
                 && !self.observed.beginning.contains(id)
             {
@@ -42,6 +42,13 @@ impl View<'_> {
                 steps.push(Step::Abort(id.clone()));
             }
         }
+    }
+
+    /// A hand that was given up and that the kernel holds may put one more layer over a target: it is known for ours, and
+    /// taken away, for as long as its base mount is there.
+    fn is_being_given_back(&self, id: &SuperblockId) -> bool {
+        let of_it = |publication: &Publication| publication.share == id.share && publication.user() == id.user;
+        self.desired.publications.values().any(|publication| !publication.wanted && of_it(publication))
     }
 
     /// Its pod is on its way out, and kubelet is about to look at what waits for a server.

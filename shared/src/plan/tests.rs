@@ -570,6 +570,23 @@ fn what_is_being_retired_takes_nobodys_place() {
 }
 
 #[test]
+fn a_base_mount_stays_until_what_rested_on_it_is_given_back() {
+    let mut world = World::new(true);
+    [0, 2].into_iter().for_each(|slot| world.apply(&Op::Publish(slot)));
+    (0..5).for_each(|_| world.second(0, 0));
+    [0, 2].into_iter().for_each(|slot| world.apply(&Op::Unpublish(slot)));
+    // Every layer is gone, and the hand that took them away is not done: a late one may still be put there.
+    world.observed.published.clear();
+    let retired = |world: &World| {
+        let steps = plan(&world.desired, &world.observed, world.now);
+        steps.iter().filter(|step| matches!(step, Step::Retire { .. })).count()
+    };
+    assert_eq!((world.observed.superblocks.len(), retired(&world)), (2, 0));
+    world.desired.publications.clear();
+    assert_eq!(retired(&world), 2);
+}
+
+#[test]
 fn a_dead_server_is_left_only_for_one_that_answers_and_writers_only_after_a_fence() {
     let mut world = World::new(true);
     for op in [Op::Publish(0), Op::Publish(2)] {
