@@ -214,6 +214,8 @@ impl Reconciler {
             while let Ok(event) = events.try_recv() {
                 news |= self.handle(event);
             }
+            // Who was answered hears of it before the next round, which reads what the answer does not wait for.
+            tokio::task::yield_now().await;
             if news || (self.clock)() >= due {
                 looked_at = (self.clock)();
                 self.round();
@@ -482,12 +484,19 @@ impl Reconciler {
                         self.tell_done(&step);
                         self.asked.remove(id);
                         let gone = Arc::make_mut(&mut self.desired).publications.remove(id);
+                        self.tell_done_to_callers(*id, false);
                         // Told of, and not listed: nobody else will say that the pod is no more.
                         if let Some(gone) = gone.filter(|_| !self.pods.complete) {
                             let uid = &gone.pod.uid;
                             if !self.desired.publications.values().any(|publication| publication.pod.uid == *uid) {
                                 self.pods.known.remove(uid);
                             }
+                        }
+                    }
+                    Step::Publish(id, _) => {
+                        self.tell_done(&step);
+                        if self.desired.publications.get(id).is_some_and(|publication| publication.wanted) {
+                            self.tell_done_to_callers(*id, true);
                         }
                     }
                     step => self.tell_done(step),

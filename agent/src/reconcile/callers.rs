@@ -234,6 +234,17 @@ impl Reconciler {
         self.waiters.entry(id).or_default().extend(rest);
     }
 
+    /// The step that they waited for has succeeded: what is seen of it in the next round is nothing new to them.
+    pub(super) fn tell_done_to_callers(&mut self, id: PublicationId, want_it: bool) {
+        let waiters = self.waiters.remove(&id).unwrap_or_default();
+        let (done, rest): (Vec<Waiter>, Vec<Waiter>) =
+            waiters.into_iter().partition(|waiter| waiter.wants_it == want_it);
+        done.into_iter().for_each(|waiter| waiter.tell(Ok(())));
+        if !rest.is_empty() {
+            self.waiters.insert(id, rest);
+        }
+    }
+
     /// Replies to callers whose publication is there, or gone, and to those who have waited long enough.
     pub(super) fn answer(&mut self, observed: &Observed, now: Moment) {
         for (id, waiters) in std::mem::take(&mut self.waiters) {
