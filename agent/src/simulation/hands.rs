@@ -247,6 +247,8 @@ impl Hand {
             if !self.world.lock().scene.shuts_down {
                 return failed(true, format!("end {superblock} for good: this kernel can't"));
             }
+            self.world.lock().files.insert(paths().mark_of_end(&superblock), Vec::new());
+            self.pace().await?;
             self.world.lock().shut(device);
             self.pace().await?;
         }

@@ -139,7 +139,10 @@ impl World {
                 self.breaks(FENCED, format!("{id} is mounted beside {current}"));
             }
             let stale = self.excused.get(current.share.as_str()).is_some_and(|at| *at + VERY_LATE >= self.now());
-            if id.epoch > current.epoch && !stale && !self.was_away(&current.namespace, VERY_LATE) {
+            let shut = homes
+                .iter()
+                .any(|home| home.epoch == current.epoch && self.files.contains_key(&paths().mark_of_end(home)));
+            if id.epoch > current.epoch && !stale && !shut && !self.was_away(&current.namespace, VERY_LATE) {
                 self.breaks(DETACHED, format!("{current} is left for {id}"));
             }
         }

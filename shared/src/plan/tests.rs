@@ -570,6 +570,22 @@ fn what_is_being_retired_takes_nobodys_place() {
 }
 
 #[test]
+fn what_a_fence_has_shut_down_that_was_not_ended_is_mounted_anew_from_the_same_server() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(2));
+    let shut = world.observed.superblocks.first().unwrap().clone();
+    world.observed.given_up.insert(shut.clone());
+    (0..5).for_each(|_| world.second(0, 0));
+    let new = SuperblockId { epoch: shut.epoch + 1, ..shut };
+    let id = World::publication(2).id();
+    assert_eq!(world.observed.published[&id].last(), Some(&Layer::Ours(new.clone())));
+    assert_eq!(world.containers[&id][0].layers.last(), Some(&new));
+    assert_eq!(world.observed.tunnel(&new.namespace), Some(Tunnel::Attached), "nobody is fenced");
+}
+
+#[test]
 fn a_base_mount_stays_until_what_rested_on_it_is_given_back() {
     let mut world = World::new(true);
     [0, 2].into_iter().for_each(|slot| world.apply(&Op::Publish(slot)));
