@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::observed::{Copies, Deletion, Occupants, Server};
 use crate::publication::Pod;
-use crate::share::Policy;
+use crate::share::{Namespaces, Policy};
 use crate::yaml::{Located, parse};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -964,6 +964,22 @@ fn a_node_that_shuts_down_flushes_and_lets_go_of_everything_and_comes_back_when_
     drop(held);
     world.apply(&Op::GoOn);
     world.settle();
+}
+
+#[test]
+fn after_a_shutdown_that_did_not_come_a_pod_has_its_volume_again_whoever_may_use_the_share_by_now() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(0));
+    let Some(share) = world.desired.objects.shares.values_mut().find(|share| share.access == Access::ReadOnly) else {
+        panic!("there is one");
+    };
+    share.namespaces = Namespaces::Only(BTreeSet::new());
+    (0..5).for_each(|_| world.second(0, 0));
+    let id = World::publication(0).id();
+    assert!(!world.observed.is_published(id), "it may not come");
+    world.desired.returning.insert(id);
+    (0..5).for_each(|_| world.second(0, 0));
+    assert!(world.observed.is_published(id), "it was there before");
 }
 
 #[test]
