@@ -967,6 +967,24 @@ fn a_node_that_shuts_down_flushes_and_lets_go_of_everything_and_comes_back_when_
 }
 
 #[test]
+fn at_the_nodes_end_a_new_mount_outlasts_the_old_one_that_pods_see() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    let old = world.observed.superblocks.first().unwrap().clone();
+    let new = SuperblockId { epoch: old.epoch + 1, ..old.clone() };
+    world.observed.superblocks.insert(new.clone());
+    world.apply(&Op::ShutDown(10));
+    let retired = |world: &World| -> Vec<SuperblockId> {
+        let retired = |step| if let Step::Retire { superblock, .. } = step { Some(superblock) } else { None };
+        plan(&world.desired, &world.observed, world.now).into_iter().filter_map(retired).collect()
+    };
+    assert_eq!(retired(&world), []);
+    world.observed.published.clear();
+    assert_eq!(retired(&world), [old, new]);
+}
+
+#[test]
 fn after_a_shutdown_that_did_not_come_a_pod_has_its_volume_again_whoever_may_use_the_share_by_now() {
     let mut world = World::new(true);
     world.apply(&Op::Publish(0));
