@@ -164,7 +164,7 @@ impl Reconciler {
             clock,
             events,
             window,
-            desired: Arc::new(Desired { objects, publications, jitter: habits.jitter.clone(), shutdown: None }),
+            desired: Arc::new(Desired { objects, publications, jitter: habits.jitter.clone(), ..Desired::default() }),
             habits,
             files: Reading::default(),
             problems: Vec::new(),
@@ -290,7 +290,7 @@ impl Reconciler {
 
     /// Holds the files against what is in use: that does not change, everything else follows them.
     fn revise(&mut self, observed: &Observed) {
-        self.in_use = shares_in_use(observed);
+        self.in_use = self.shares_in_use(observed);
         let Reading { objects: files, problems: bad, incomplete } = &self.files;
         let (objects, contradictions) = self.desired.objects.revise(files, *incomplete, &self.in_use);
         let problems: Vec<Problem> = bad.iter().cloned().chain(contradictions).collect();
@@ -339,6 +339,13 @@ impl Reconciler {
         Arc::make_mut(&mut self.desired).objects = objects;
         // What failed may have been cured.
         self.setbacks.clear();
+    }
+
+    /// A share whose mount is there, was asked for or is to come back is in use until that is gone.
+    fn shares_in_use(&self, observed: &Observed) -> BTreeSet<Name> {
+        let superblocks = observed.superblocks.iter().chain(&observed.beginning).chain(&observed.ending);
+        let returning = self.desired.returning.iter().filter_map(|id| self.desired.publications.get(id));
+        superblocks.map(|superblock| &superblock.share).chain(returning.map(|p| &p.share)).cloned().collect()
     }
 
     /// All that matters now, and if somebody watches all that there is to see.
@@ -391,7 +398,10 @@ impl Reconciler {
             Ok(observed) => observed,
             Err(error) => return error!("look at the host: {error}; trying again"),
         };
-        let in_use = shares_in_use(&observed);
+        if self.desired.shutdown.is_none() && !self.desired.returning.is_empty() {
+            Arc::make_mut(&mut self.desired).returning.retain(|id| !observed.is_published(*id));
+        }
+        let in_use = self.shares_in_use(&observed);
         if self.unrecorded.is_none() && self.in_use.is_subset(&in_use) {
             self.in_use = in_use;
         } else {
@@ -483,7 +493,9 @@ impl Reconciler {
                     Step::Unpublish(id) => {
                         self.tell_done(&step);
                         self.asked.remove(id);
-                        let gone = Arc::make_mut(&mut self.desired).publications.remove(id);
+                        let desired = Arc::make_mut(&mut self.desired);
+                        desired.returning.remove(id);
+                        let gone = desired.publications.remove(id);
                         self.tell_done_to_callers(*id, false);
                         // Told of, and not listed: nobody else will say that the pod is no more.
                         if let Some(gone) = gone.filter(|_| !self.pods.complete) {
@@ -531,12 +543,6 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// A share whose mount is there, or was asked for, is in use until that is gone.
-fn shares_in_use(observed: &Observed) -> BTreeSet<Name> {
-    let superblocks = observed.superblocks.iter().chain(&observed.beginning).chain(&observed.ending);
-    superblocks.map(|superblock| superblock.share.clone()).collect()
 }
 
 /// An error with all its causes, each said once: some libraries' errors repeat their cause themselves.

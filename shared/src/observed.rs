@@ -21,7 +21,8 @@ pub struct Observed {
     pub superblocks: BTreeSet<SuperblockId>,
     /// Directories that are there for superblocks that are not: whoever made or retired them was cut short.
     pub husks: BTreeSet<SuperblockId>,
-    /// Superblocks that may have been ended for good already: there is nothing left to do with them but to retire them.
+    /// Superblocks that may have been ended for good already: there is nothing left to do with them but to retire them, or
+    /// to put another in the place of those that pods see.
     pub given_up: BTreeSet<SuperblockId>,
     /// Superblocks that steps under way mount or put somewhere: they may be about to show up.
     pub beginning: BTreeSet<SuperblockId>,

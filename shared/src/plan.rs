@@ -34,6 +34,9 @@ pub struct Desired {
     pub jitter: Jitter,
     /// The node shuts down, and this is the time that is left.
     pub shutdown: Option<Shutdown>,
+    /// Publications that were there when the node was last asked to shut down. Should it not, they come back: their pods had
+    /// their word, and who may use a Share by now is for new ones.
+    pub returning: BTreeSet<PublicationId>,
 }
 
 impl Desired {
@@ -46,12 +49,14 @@ impl Desired {
         if publication.node {
             return if publication.wanted { Ok(()) } else { Err(Refusal::Withdrawn(name.clone())) };
         }
-        if self.objects.withdrawn.contains(name) {
+        if share.access == Access::ReadOnly && !publication.read_only {
+            Err(Refusal::ReadOnly(name.clone()))
+        } else if self.returning.contains(&publication.id()) {
+            Ok(())
+        } else if self.objects.withdrawn.contains(name) {
             Err(Refusal::Withdrawn(name.clone()))
         } else if !share.namespaces.allow(namespace) {
             Err(Refusal::OtherNamespace { share: name.clone(), namespace: namespace.clone() })
-        } else if share.access == Access::ReadOnly && !publication.read_only {
-            Err(Refusal::ReadOnly(name.clone()))
         } else {
             Ok(())
         }

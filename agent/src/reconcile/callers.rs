@@ -212,11 +212,13 @@ impl Reconciler {
             }
             _ => return,
         };
-        let denied = if definite { Denied::Failed } else { Denied::Unavailable };
         let Ok(observed) = self.observe(false) else { return };
         for id in concerned {
             // What is there stays there, whoever asks for it again while something else fails.
             if self.standing(id, &observed) == Standing::Coming {
+                // What a pod has had is never given up.
+                let definite = definite && !self.desired.returning.contains(&id);
+                let denied = if definite { Denied::Failed } else { Denied::Unavailable };
                 self.deny(id, &denied(message.to_owned()), definite);
             }
         }

@@ -10,6 +10,7 @@ use moorline_shared::id::SuperblockId;
 use moorline_shared::observed::{Moment, Observed};
 use moorline_shared::plan::{self, Flush, Shutdown, Step};
 use tokio::sync::oneshot;
+use tracing::error;
 
 use super::Reconciler;
 
@@ -31,7 +32,17 @@ impl Reconciler {
     pub(super) fn shut_down(&mut self, within: Duration, lock: OwnedFd) {
         let shutdown = Shutdown::new((self.clock)(), within);
         self.tell(&Happening::ShuttingDown { within });
-        Arc::make_mut(&mut self.desired).shutdown = Some(shutdown);
+        let returning = match self.observe(false) {
+            Ok(observed) => {
+                self.desired.publications.keys().filter(|id| observed.is_published(**id)).copied().collect()
+            }
+            Err(error) => {
+                error!("look at the host: {error}");
+                BTreeSet::new()
+            }
+        };
+        let desired = Arc::make_mut(&mut self.desired);
+        (desired.shutdown, desired.returning) = (Some(shutdown), returning);
         self.leaving = Leaving { lock: Some(lock), ..Leaving::default() };
     }
 

@@ -247,6 +247,8 @@ impl Hand {
             if !self.world.lock().scene.shuts_down {
                 return failed(true, format!("end {superblock} for good: this kernel can't"));
             }
+            self.world.lock().files.insert(paths().mark_of_end(&superblock), Vec::new());
+            self.pace().await?;
             self.world.lock().shut(device);
             self.pace().await?;
         }
@@ -308,8 +310,9 @@ impl Hand {
         let mut world = self.world.lock();
         let attributes = Attributes { read_only: wanted.read_only, no_suid: true, no_dev: true, no_exec: false };
         let id = PublicationId::of(&target.to_string_lossy());
-        world.judge_shown(base.device, id, attributes);
-        let clone = Detached { device: base.device, attributes, source: base.source };
+        let source = wanted.sub_path.as_ref().map_or(base.source.clone(), |part| base.source.join(part.as_path()));
+        let clone = Detached { device: base.device, attributes, source };
+        world.judge_shown(&clone, id);
         let mount = world.number();
         world.host.put_over(mount, target, clone);
         Ok(())
@@ -379,7 +382,7 @@ impl Hand {
         if beneath {
             self.pace().await?;
             let mut world = self.world.lock();
-            show(&mut world, inode, copy, new.device);
+            show(&mut world, inode, copy, &clone);
             let Some(table) = table(&mut world, inode) else { return Ok(()) };
             if is_on_top(table, copy) == Some(true) {
                 table.take_away(copy.id);
@@ -394,10 +397,10 @@ impl Hand {
         let fresh = world.number();
         // Upon what is on top by now; and nowhere, if what was opened is no more.
         match table(&mut world, inode) {
-            Some(table) if table.find(copy.id).is_some() => table.put_over(fresh, &copy.mount_point, clone),
+            Some(table) if table.find(copy.id).is_some() => table.put_over(fresh, &copy.mount_point, clone.clone()),
             _ => return failed(false, "the copy is gone"),
         }
-        show(&mut world, inode, copy, new.device);
+        show(&mut world, inode, copy, &clone);
         world.flow();
         Ok(())
     }
@@ -490,7 +493,7 @@ fn is_on_top(table: &MountTable, copy: &Mount) -> Option<bool> {
     table.find(copy.id).map(|found| found.on_top(&table.0))
 }
 
-fn show(world: &mut World, inode: u64, copy: &Mount, device: Device) {
+fn show(world: &mut World, inode: u64, copy: &Mount, clone: &Detached) {
     let to = match inode {
         HOST => {
             let at = &copy.mount_point;
@@ -503,7 +506,7 @@ fn show(world: &mut World, inode: u64, copy: &Mount, device: Device) {
         _ => world.containers.get(&inode).map(|container| container.volume),
     };
     if let Some(to) = to {
-        world.judge_shown(device, to, copy.attributes);
+        world.judge_shown(clone, to);
     }
 }
 

@@ -98,7 +98,8 @@ impl World {
         }
         for (index, slot) in scene.slots.iter().enumerate() {
             let access = if slot.read_only { "reads" } else { "writes" };
-            self.say(|| format!("slot {index}: {access} {}", scene.shares[slot.share].name));
+            let part = slot.part.map(|part| format!("{part} of ")).unwrap_or_default();
+            self.say(|| format!("slot {index}: {access} {part}{}", scene.shares[slot.share].name));
         }
         let Scene { beneath, shuts_down, api_server, sheltered, calm, keeps_run, .. } = scene;
         self.say(|| {

@@ -47,6 +47,8 @@ pub(super) struct Slot {
     pub share: usize,
     pub read_only: bool,
     pub namespace: &'static str,
+    /// The directory of the share that is asked for.
+    pub part: Option<&'static str>,
 }
 
 impl Scene {
@@ -75,7 +77,8 @@ impl Scene {
         let slots = (0..rng.usize(1..=8)).map(|_| {
             let share = rng.usize(..shares.len());
             let namespace = if rng.u32(..4) == 0 { "b" } else { "a" };
-            Slot { share, read_only: shares[share].access == Access::ReadOnly || rng.u32(..3) == 0, namespace }
+            let read_only = shares[share].access == Access::ReadOnly || rng.u32(..3) == 0;
+            Slot { share, read_only, namespace, part: (rng.u32(..3) == 0).then_some("runs/one") }
         });
         let slots = slots.collect();
         let calm = rng.u32(..5) == 0;

@@ -7,9 +7,10 @@ use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::objects::Objects;
 use moorline_shared::observed::Occupants;
 use moorline_shared::share::{Access, Policy};
-use moorline_sys::mountinfo::{Attributes, Device};
+use moorline_sys::mountinfo::Device;
 
 use super::apps::Outcome;
+use super::table::Detached;
 use super::world::{HOST_NETWORK, World, paths};
 use crate::hands::Work;
 
@@ -139,7 +140,10 @@ impl World {
                 self.breaks(FENCED, format!("{id} is mounted beside {current}"));
             }
             let stale = self.excused.get(current.share.as_str()).is_some_and(|at| *at + VERY_LATE >= self.now());
-            if id.epoch > current.epoch && !stale && !self.was_away(&current.namespace, VERY_LATE) {
+            let shut = homes
+                .iter()
+                .any(|home| home.epoch == current.epoch && self.files.contains_key(&paths().mark_of_end(home)));
+            if id.epoch > current.epoch && !stale && !shut && !self.was_away(&current.namespace, VERY_LATE) {
                 self.breaks(DETACHED, format!("{current} is left for {id}"));
             }
         }
@@ -233,8 +237,9 @@ impl World {
     }
 
     /// Something of a superblock becomes visible to a pod.
-    pub(super) fn judge_shown(&mut self, device: Device, to: PublicationId, attributes: Attributes) {
-        let Some(shown) = self.superblocks.get_mut(&device) else { return };
+    pub(super) fn judge_shown(&mut self, clone: &Detached, to: PublicationId) {
+        let Detached { device, attributes, source } = clone;
+        let Some(shown) = self.superblocks.get_mut(device) else { return };
         shown.shown = true;
         let shown = shown.clone();
         // None for one that kubelet has forgotten.
@@ -248,6 +253,13 @@ impl World {
         }
         if read_only && !attributes.read_only || !attributes.no_suid || !attributes.no_dev {
             self.breaks("read-only never becomes writable", format!("{to} gets {attributes:?}"));
+        }
+        let part = self.volumes.get(&to).and_then(|volume| self.scene.slots[volume.slot].part);
+        let whole = self.base(&shown.id).map(|base| base.source.clone());
+        if let (Some(part), Some(whole)) = (part, whole)
+            && !source.starts_with(whole.join(part))
+        {
+            self.breaks("a part shows no more than itself", format!("{to} gets {}, and not {part}", source.display()));
         }
         let writes = Self::is_writers(&shown);
         let elsewhere: Vec<SuperblockId> = self

@@ -97,7 +97,8 @@ impl<'a> View<'a> {
         let its_turn = |since: Moment| self.now >= since + self.desired.jitter.before_leaving(&current.namespace);
         if !cut_off && !self.away(&current.namespace) {
             let remount = self.stale_since(current).filter(|since| its_turn(*since));
-            return remount.and_then(|_| self.remount(share, current)).map_or(stay, next);
+            let anew = remount.is_some() || self.has_lost_one(share, current.epoch);
+            return Some(current).filter(|_| anew).and_then(|old| self.remount(share, old)).map_or(stay, next);
         }
         let old = self.observed.servers.get(&current.namespace);
         let may_succeed = |id: &NamespaceId| {
@@ -117,6 +118,12 @@ impl<'a> View<'a> {
             _ if cut_off => Seat::Waiting(Waiting::NoSuccessor),
             _ => stay,
         }
+    }
+
+    /// A fence that was begun, and not ended, has shut down a superblock that pods see: it serves nobody any more.
+    fn has_lost_one(&self, share: &Share, epoch: u32) -> bool {
+        let mut given_up = self.observed.given_up.iter().filter(|id| id.share == share.name && id.epoch == epoch);
+        given_up.any(|id| self.needed(id) && self.seen_somewhere(id))
     }
 
     /// Where a share goes whose server does not know its root any more: to the same server, if it lets us; another is for

@@ -93,9 +93,15 @@ impl View<'_> {
             if abort || id.user.writes() {
                 steps.push(Step::Abort(id.clone()));
             }
-        } else if shown.is_empty() && !self.observed.beginning.contains(id) {
+        } else if shown.is_empty() && !self.observed.beginning.contains(id) && !self.older_is_seen(id) {
             steps.push(Step::Retire { superblock: id.clone(), abort });
         }
+    }
+
+    /// A hand that was given up, and that the kernel holds, may put a copy of this one there yet.
+    fn older_is_seen(&self, id: &SuperblockId) -> bool {
+        let older = |old: &&SuperblockId| old.share == id.share && old.user == id.user && old.epoch < id.epoch;
+        self.observed.superblocks.iter().filter(older).any(|old| self.seen_somewhere(old))
     }
 
     fn copied(&self, id: &SuperblockId) -> bool {

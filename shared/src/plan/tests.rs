@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::observed::{Copies, Deletion, Occupants, Server};
 use crate::publication::Pod;
-use crate::share::Policy;
+use crate::share::{Namespaces, Policy};
 use crate::yaml::{Located, parse};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -570,6 +570,22 @@ fn what_is_being_retired_takes_nobodys_place() {
 }
 
 #[test]
+fn what_a_fence_has_shut_down_that_was_not_ended_is_mounted_anew_from_the_same_server() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(2));
+    let shut = world.observed.superblocks.first().unwrap().clone();
+    world.observed.given_up.insert(shut.clone());
+    (0..5).for_each(|_| world.second(0, 0));
+    let new = SuperblockId { epoch: shut.epoch + 1, ..shut };
+    let id = World::publication(2).id();
+    assert_eq!(world.observed.published[&id].last(), Some(&Layer::Ours(new.clone())));
+    assert_eq!(world.containers[&id][0].layers.last(), Some(&new));
+    assert_eq!(world.observed.tunnel(&new.namespace), Some(Tunnel::Attached), "nobody is fenced");
+}
+
+#[test]
 fn a_base_mount_stays_until_what_rested_on_it_is_given_back() {
     let mut world = World::new(true);
     [0, 2].into_iter().for_each(|slot| world.apply(&Op::Publish(slot)));
@@ -948,6 +964,40 @@ fn a_node_that_shuts_down_flushes_and_lets_go_of_everything_and_comes_back_when_
     drop(held);
     world.apply(&Op::GoOn);
     world.settle();
+}
+
+#[test]
+fn at_the_nodes_end_a_new_mount_outlasts_the_old_one_that_pods_see() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    let old = world.observed.superblocks.first().unwrap().clone();
+    let new = SuperblockId { epoch: old.epoch + 1, ..old.clone() };
+    world.observed.superblocks.insert(new.clone());
+    world.apply(&Op::ShutDown(10));
+    let retired = |world: &World| -> Vec<SuperblockId> {
+        let retired = |step| if let Step::Retire { superblock, .. } = step { Some(superblock) } else { None };
+        plan(&world.desired, &world.observed, world.now).into_iter().filter_map(retired).collect()
+    };
+    assert_eq!(retired(&world), []);
+    world.observed.published.clear();
+    assert_eq!(retired(&world), [old, new]);
+}
+
+#[test]
+fn after_a_shutdown_that_did_not_come_a_pod_has_its_volume_again_whoever_may_use_the_share_by_now() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(0));
+    let Some(share) = world.desired.objects.shares.values_mut().find(|share| share.access == Access::ReadOnly) else {
+        panic!("there is one");
+    };
+    share.namespaces = Namespaces::Only(BTreeSet::new());
+    (0..5).for_each(|_| world.second(0, 0));
+    let id = World::publication(0).id();
+    assert!(!world.observed.is_published(id), "it may not come");
+    world.desired.returning.insert(id);
+    (0..5).for_each(|_| world.second(0, 0));
+    assert!(world.observed.is_published(id), "it was there before");
 }
 
 #[test]
