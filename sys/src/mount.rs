@@ -1,12 +1,12 @@
 //! Mounts by descriptors: made detached, changed while nobody sees them, then moved to their place.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::mem;
 use std::path::Path;
-use std::{fs::File, mem};
 
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
@@ -127,15 +127,16 @@ pub fn can_change_attributes() -> io::Result<()> {
 
 /// Adds flags to the mount behind a descriptor, detached or not. Flags that it has stay.
 pub fn restrict(mount: &OwnedFd, attributes: Attributes) -> io::Result<()> {
-    set_attributes(mount.as_fd(), flags(attributes).bits().into(), 0)
+    set_attributes(mount.as_fd(), attributes, None)
 }
 
 pub fn set_propagation(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
-    let propagation = match propagation {
-        Propagation::Shared => libc::MS_SHARED,
-        Propagation::Private => libc::MS_PRIVATE,
-    };
-    set_attributes(mount.as_fd(), 0, propagation)
+    set_attributes(mount.as_fd(), Attributes::default(), Some(propagation))
+}
+
+/// Both at once.
+pub fn restrict_and_share(mount: &OwnedFd, attributes: Attributes) -> io::Result<()> {
+    set_attributes(mount.as_fd(), attributes, Some(Propagation::Shared))
 }
 
 /// Keeps the mount at `path`, with all below it, out of every recursive bind: a container that binds /run
@@ -165,20 +166,10 @@ pub fn abort(path: &Path, _pin: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// The id by which mountinfo knows the mount that a descriptor is on. `fdinfo` is an open /proc/self/fdinfo: read
-/// through a descriptor because the namespace a process entered need not have a /proc of its own.
-pub fn mount_id(fdinfo: &OwnedFd, descriptor: &OwnedFd) -> io::Result<u64> {
-    let name = descriptor.as_raw_fd().to_string();
-    let file = rustix::fs::openat(
-        fdinfo,
-        name,
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
-    let mut text = String::new();
-    File::from(file).read_to_string(&mut text)?;
-    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    id.ok_or_else(|| io::Error::other("fdinfo has no mnt_id"))
+/// The id by which mountinfo knows the mount that a descriptor is on. It is the kernel's own to say: no file system is asked.
+pub fn mount_id(descriptor: &OwnedFd) -> io::Result<u64> {
+    let as_it_is_known = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(descriptor, "", as_it_is_known, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 fn flags(attributes: Attributes) -> MountAttrFlags {
@@ -190,8 +181,14 @@ fn flags(attributes: Attributes) -> MountAttrFlags {
     flags
 }
 
-fn set_attributes(mount: BorrowedFd<'_>, set: u64, propagation: u64) -> io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
+fn set_attributes(mount: BorrowedFd<'_>, added: Attributes, propagation: Option<Propagation>) -> io::Result<()> {
+    let propagation = match propagation {
+        None => 0,
+        Some(Propagation::Shared) => libc::MS_SHARED,
+        Some(Propagation::Private) => libc::MS_PRIVATE,
+    };
+    let attr_set = flags(added).bits().into();
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the path is a NUL-terminated empty string, `attributes` is a mount_attr of the size that is given,
     // and both outlive the call.
     let result = unsafe {

@@ -11,7 +11,6 @@ use moorline_sys::mount;
 use moorline_sys::mountinfo::{self, Device, Mount};
 use rustix::fs::{Mode, OFlags};
 
-use super::publish::open_fdinfo;
 use super::{Failure, abort, doing, enter_host_mounts, host_table, seal};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
@@ -99,7 +98,7 @@ fn take_top(
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened =
         rustix::fs::open(place, flags, Mode::empty()).map_err(|error| doing(format!("open {shown}"))(error.into()))?;
-    let id = mount::mount_id(&open_fdinfo()?, &opened).map_err(doing(format!("identify the mount at {shown}")))?;
+    let id = mount::mount_id(&opened).map_err(doing(format!("identify the mount at {shown}")))?;
     drop(opened);
     if id != top.id {
         return Err(Failure { definite: false, message: format!("{shown} is another mount by now") });

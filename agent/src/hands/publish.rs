@@ -1,10 +1,9 @@
 //! A clone of a base mount at the place where kubelet wants a volume.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use moorline_shared::sub_path::SubPath;
-use moorline_sys::mount::{self, Propagation};
+use moorline_sys::mount;
 use moorline_sys::mountinfo::Attributes;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, mkdirat, openat2};
@@ -18,10 +17,9 @@ pub(super) fn publish(paths: &Paths, wanted: &Publish) -> Result<(), Failure> {
     enter_host_mounts()?;
     let clone = clone_of_share(paths, wanted)?;
     let attributes = Attributes { read_only: wanted.read_only, no_suid: true, no_dev: true, no_exec: false };
-    mount::restrict(&clone, attributes).map_err(doing("restrict the volume's mount"))?;
-    killpoint::hit(Point::TargetCloned);
     // Shared from the start: a container that asks for HostToContainer follows what is mounted here later.
-    mount::set_propagation(&clone, Propagation::Shared).map_err(doing("share the volume's mount"))?;
+    mount::restrict_and_share(&clone, attributes).map_err(doing("restrict and share the volume's mount"))?;
+    killpoint::hit(Point::TargetCloned);
     let seal = match open_target(paths, wanted)? {
         Target::Bare(directory) => seal::put_over(paths, &directory, &wanted.target_path)?,
         Target::Sealed(seal) => seal,
@@ -87,20 +85,24 @@ fn open_target(paths: &Paths, wanted: &Publish) -> Result<Target, Failure> {
         return Err(Failure::definite(message));
     }
     let mut at = open_path(&top).map_err(doing(format!("open {}", top.display())))?;
-    for part in parent {
-        // Kubelet makes the directories of its own.
-        if wanted.node {
+    let open = |at: &OwnedFd, way: &Path| {
+        openat2(at, way, flags, Mode::empty(), beneath).map_err(|error| explain_way(target, error))
+    };
+    let parent = if wanted.node {
+        for part in parent {
             make(&at, Path::new(part), Mode::from(0o755), target)?;
+            at = open(&at, Path::new(part))?;
         }
-        at = openat2(&at, part, flags, Mode::empty(), beneath).map_err(|error| explain_way(target, error))?;
-    }
-    let parent = at;
+        at
+    } else {
+        // Kubelet makes the directories of its own.
+        open(&at, parent)?
+    };
     // Nobody's to write to but root's, as long as nothing is mounted there: after a reboot, say.
     make(&parent, Path::new(name), Mode::empty(), target)?;
     killpoint::hit(Point::TargetMade);
-    let target = openat2(&parent, name, flags, Mode::empty(), beneath).map_err(|error| explain_way(target, error))?;
-    let fdinfo = open_fdinfo()?;
-    let mount_of = |directory: &OwnedFd| mount::mount_id(&fdinfo, directory).map_err(doing("read a mount's id"));
+    let target = open(&parent, Path::new(name))?;
+    let mount_of = |directory: &OwnedFd| mount::mount_id(directory).map_err(doing("read a mount's id"));
     let top = mount_of(&target)?;
     if top != mount_of(&parent)? {
         return if host_table()?.iter().any(|mount| mount.id == top && seal::is_seal(mount)) {
@@ -142,8 +144,4 @@ fn explain_way(target: &Path, error: Errno) -> Failure {
         Errno::NOTDIR => Failure::definite(format!("{what}: every part of it must be a directory ({error})")),
         _ => doing(what)(error.into()),
     }
-}
-
-pub(super) fn open_fdinfo() -> Result<OwnedFd, Failure> {
-    File::open("/proc/self/fdinfo").map(OwnedFd::from).map_err(doing("open /proc/self/fdinfo"))
 }

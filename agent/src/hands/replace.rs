@@ -12,7 +12,6 @@ use moorline_sys::namespace;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use super::publish::open_fdinfo;
 use super::{Done, Failure, Replace, doing, enter_host_mounts, host_table, open_path};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
@@ -69,7 +68,8 @@ struct Place {
     namespace: OwnedFd,
     table: Vec<Mount>,
     is_host: bool,
-    fdinfo: OwnedFd,
+    /// This process, in a /proc that the namespace need not have.
+    own: OwnedFd,
     /// The kernel can mount beneath what is there.
     beneath: bool,
 }
@@ -94,7 +94,7 @@ impl Place {
             namespace: namespace.into(),
             table: mountinfo::parse(&table),
             is_host: host.ino() == wanted.namespace_inode,
-            fdinfo: open_fdinfo()?,
+            own: File::open("/proc/self").map_err(doing("open /proc/self"))?.into(),
             beneath: mount::knows_beneath(),
         })
     }
@@ -125,10 +125,8 @@ impl Place {
             mount::clone_at(opened, Path::new(""))
         }
         .map_err(doing(format!("clone the new mount for {shown}")))?;
-        mount::restrict(&clone, copy.attributes).map_err(doing(format!("give the new mount the flags of {shown}")))?;
-        if self.is_host {
-            mount::set_propagation(&clone, Propagation::Shared).map_err(doing("share the new mount"))?;
-        }
+        let restrict = if self.is_host { mount::restrict_and_share } else { mount::restrict };
+        restrict(&clone, copy.attributes).map_err(doing(format!("give the new mount the flags of {shown}")))?;
         Ok(clone)
     }
 
@@ -200,7 +198,7 @@ impl Place {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let top = rustix::fs::open(&copy.mount_point, flags, Mode::empty())
             .map_err(|error| doing(format!("open {shown}"))(error.into()))?;
-        let id = mount::mount_id(&self.fdinfo, &top).map_err(doing(format!("identify the mount at {shown}")))?;
+        let id = mount::mount_id(&top).map_err(doing(format!("identify the mount at {shown}")))?;
         Ok((top, id))
     }
 
@@ -208,7 +206,7 @@ impl Place {
     fn table_now(&self) -> Result<Vec<Mount>, Failure> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let mut text = Vec::new();
-        rustix::fs::openat(&self.fdinfo, "../mountinfo", flags, Mode::empty())
+        rustix::fs::openat(&self.own, "mountinfo", flags, Mode::empty())
             .map_err(io::Error::from)
             .and_then(|table| File::from(table).read_to_end(&mut text))
             .map_err(doing("read the mount table anew"))?;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moorline_shared::gateway::{KeySource, Peer, TunnelSpec};
@@ -19,6 +19,7 @@ use moorline_sys::{namespace, tun};
 use moorline_tunnel::{Backend, Config, Simple, Tunnel};
 
 use super::containers::{self, MountNamespace};
+use super::listings::{self, Listings};
 use super::tunnels::TunnelError;
 use crate::hands::{Done, Hands, HandsError, Request};
 use crate::killpoint::{self, Point};
@@ -59,6 +60,11 @@ pub(crate) trait Machine: Send + Sync {
     /// The names of the files in a directory.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
 
+    /// The same for a directory that every round looks into.
+    fn list_again(&self, directory: &Path) -> io::Result<Arc<Vec<String>>> {
+        self.list(directory).map(Arc::new)
+    }
+
     fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
 
     /// Whole or not at all: a crash leaves the old file or the new one. `written` is the point between the two.
@@ -83,6 +89,9 @@ pub(crate) const UNFINISHED: &str = ".new";
 pub(crate) struct Linux {
     paths: Paths,
     table: Table,
+    listings: Listings,
+    /// With the mount table that it was found out for: only a new mount can make a difference.
+    can_shut_down: Mutex<Option<(Arc<Vec<Mount>>, bool)>>,
     hands: Hands,
 }
 
@@ -91,7 +100,13 @@ const KEEPALIVE: Duration = Duration::from_secs(25);
 
 impl Linux {
     pub(crate) fn new(paths: Paths) -> Self {
-        Self { paths, table: Table::new(), hands: Hands::default() }
+        Self {
+            paths,
+            table: Table::new(),
+            listings: Listings::default(),
+            can_shut_down: Mutex::default(),
+            hands: Hands::default(),
+        }
     }
 }
 
@@ -113,8 +128,16 @@ impl Machine for Linux {
     }
 
     fn can_shut_down(&self) -> bool {
-        let superblocks = fs::read_dir(from_agent(Path::new("/sys/fs/nfs"))).into_iter().flatten().flatten();
-        superblocks.map(|superblock| superblock.path().join("shutdown")).any(|switch| switch.exists())
+        let find_out = || {
+            let superblocks = fs::read_dir(from_agent(Path::new("/sys/fs/nfs"))).into_iter().flatten().flatten();
+            superblocks.map(|superblock| superblock.path().join("shutdown")).any(|switch| switch.exists())
+        };
+        let Ok(mounts) = self.mounts() else { return find_out() };
+        let mut known = self.can_shut_down.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, can)) if Arc::ptr_eq(of, &mounts) => *can,
+            _ => known.insert((mounts, find_out())).1,
+        }
     }
 
     fn start(
@@ -147,8 +170,11 @@ impl Machine for Linux {
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        let entries = fs::read_dir(from_agent(directory))?;
-        entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
+        listings::list(&from_agent(directory))
+    }
+
+    fn list_again(&self, directory: &Path) -> io::Result<Arc<Vec<String>>> {
+        self.listings.of(&from_agent(directory))
     }
 
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {

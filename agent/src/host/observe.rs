@@ -242,5 +242,5 @@ fn child<T: FromStr>(directory: &Path, path: &Path) -> Option<T> {
 }
 
 fn names<T: FromStr + Ord>(machine: &dyn Machine, directory: &Path) -> io::Result<BTreeSet<T>> {
-    Ok(machine.list(directory)?.iter().filter_map(|name| name.parse().ok()).collect())
+    Ok(machine.list_again(directory)?.iter().filter_map(|name| name.parse().ok()).collect())
 }

@@ -34,7 +34,7 @@ pub(super) const MOUNT: &[Definition] = &[
         "NodePublishVolume of a read-only volume over the CSI socket, as kubelet calls it, while 99 others are there \
          (10 of them read-write). The 99th percentile of 100, each taken back before the next, 10 ms apart. Peer: \
          `mount -t nfs4 -o ro` of the same export, with another mount of it there already. Floor: the system calls alone: \
-         mkdir, open_tree, mount_setattr twice, move_mount.",
+         mkdir, open_tree, mount_setattr, move_mount.",
     ),
     define(
         "publish_1000_p99_ms",

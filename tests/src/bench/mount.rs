@@ -5,7 +5,8 @@ mod read;
 mod recovery;
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use super::figures::MOUNT;
 use super::record::{About, Record, Samples};
@@ -21,6 +22,7 @@ use crate::wait::{eventually, seconds};
 pub use recovery::copy;
 
 pub(super) fn run() {
+    let _log = LogNearby::new();
     let node = Node::new("node1");
     let (a, b) = (Site::start(&node, "a"), Site::start(&node, "b"));
     let mut samples = Samples::default();
@@ -34,6 +36,32 @@ pub(super) fn run() {
     let path = kit::results().join(FIGURES);
     let record = Record { about: About::new(kernel(), RUNS), figures };
     record.write(&path).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
+/// The agent's log, in memory until the end. Results lie outside the guest, where a line costs as much as half a publication;
+/// on a node it goes into a pipe.
+struct LogNearby {
+    place: PathBuf,
+}
+
+impl LogNearby {
+    const NEARBY: &str = "/run/agent.log";
+
+    #[track_caller]
+    fn new() -> Self {
+        let place = kit::results().join("agent.log");
+        symlink(Self::NEARBY, &place).unwrap_or_else(|error| panic!("make {}: {error}", place.display()));
+        Self { place }
+    }
+}
+
+impl Drop for LogNearby {
+    fn drop(&mut self) {
+        let moved = fs::remove_file(&self.place).and_then(|()| fs::copy(Self::NEARBY, &self.place));
+        if let Err(error) = moved {
+            eprintln!("keep {}: {error}", Self::NEARBY);
+        }
+    }
 }
 
 fn kernel() -> String {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use moorline_sys::mount::{self, Propagation};
+use moorline_sys::mount;
 use moorline_sys::mountinfo::Attributes;
 
 use super::super::figures::PEER;
@@ -211,8 +211,7 @@ fn bare_publish() -> f64 {
             fs::create_dir(at)?;
             let clone = mount::clone(&base)?;
             let attributes = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: false };
-            mount::restrict(&clone, attributes)?;
-            mount::set_propagation(&clone, Propagation::Shared)?;
+            mount::restrict_and_share(&clone, attributes)?;
             mount::attach(&clone, at)
         };
         let took = timed(|| publish().unwrap_or_else(|error| panic!("publish by hand: {error}")));
