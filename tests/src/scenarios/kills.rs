@@ -426,12 +426,11 @@ fn recovering(direct: bool, deaths: &[Death], late: &[Death]) {
         }
         Ok(())
     });
-    // Who came by last may have been the agent.
-    ready(&mut agent);
     for pod in &pods {
-        pod.reads("data", seconds(30));
+        reads(&mut agent, pod);
         assert!(pod.container().alive());
     }
+    ready(&mut agent);
     if kernel_is_newer() {
         outlast(&mut agent, "one layer is left everywhere", seconds(15), |_| {
             let places = pods.iter().flat_map(|pod| ["/mnt/datasets", "/mnt/checkpoints"].map(|at| pod.mounts_at(at)));
@@ -486,6 +485,16 @@ fn outlast<T, E: Debug>(
             None => panic!("{what}: not within {deadline:?}; last seen: {last:?}"),
         }
     }
+}
+
+/// The pod reads once more, on a node whose agent may die yet.
+#[track_caller]
+fn reads(agent: &mut Agent, pod: &Pod) {
+    let so_far = || pod.events_of(Op::Read).iter().filter(|event| event.succeeded() && event.tag == "data").count();
+    let before = so_far();
+    outlast(agent, &format!("pod {} reads", pod.name()), seconds(30), |_| {
+        if so_far() > before { Ok(()) } else { Err(pod.events_of(Op::Read).last().cloned()) }
+    });
 }
 
 /// Somebody came by each of these points.
