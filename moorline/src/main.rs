@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = env::args_os().collect();
     // Before anything else: a hand must have one thread, and needs none of what follows.
     if arguments.get(1).is_some_and(|argument| argument == hands::SUBCOMMAND) {
-        return hands::main();
+        return hands::main(arguments.get(2).and_then(|agent| agent.to_str()?.parse().ok()));
     }
     let cli = Cli::parse_from(by_link(arguments));
     let exit = match cli.command {

@@ -140,6 +140,7 @@ impl Hand {
         let mut child = Command::new("/proc/self/exe")
             .arg0("moorline")
             .arg(SUBCOMMAND)
+            .arg(std::process::id().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Nobody waits for it any more if the future that asks it is dropped.

@@ -29,6 +29,7 @@ use moorline_shared::sub_path::SubPath;
 use moorline_sys::mountinfo::Mount as Mounted;
 use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use call::left_behind;
@@ -177,13 +178,18 @@ fn doing(action: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure { definite: false, message: format!("{action}: {error}") }
 }
 
-/// The whole life of a hand: a reply to each request, until nobody is left who could ask.
-pub fn main() -> ExitCode {
+/// The whole life of a hand: a reply to each request, until nobody is left who could ask. `agent` is the process whose hand it
+/// is.
+pub fn main(agent: Option<i32>) -> ExitCode {
     // The agent's death is its hands' as well: the next agent finds no work of the last one under way. Where the kernel
     // does not let it end, it ends when it is let go.
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
         let failure: Result<Done, Failure> = Err(doing("ask to end with the agent")(error.into()));
         let _ = reply(&failure);
+        return ExitCode::FAILURE;
+    }
+    // An agent that died before this was asked for has left its request in the pipe all the same.
+    if agent.is_none() || getppid().map(Pid::as_raw_pid) != agent {
         return ExitCode::FAILURE;
     }
     // Its standard error is the agent's log, which holds whole lines of its own format and nothing else.
