@@ -93,30 +93,29 @@ impl Reconciler {
         if self.desired.shutdown.is_some() {
             return Err(Denied::Unavailable("the node is shutting down: no volume is published on it any more".into()));
         }
-        match self.desired.publications.get(&publication.id()) {
+        let there = self.desired.publications.get(&publication.id());
+        match there {
             Some(there) if !there.wanted => {
-                Err(Denied::Unavailable(format!("{} is still being unpublished; ask again", there.target_path)))
+                let message = format!("{} is still being unpublished; ask again", there.target_path);
+                return Err(Denied::Unavailable(message));
             }
             // Whatever became of its objects since: a change is for new pods.
-            Some(there) if is_call_for(publication, there) => Ok(false),
-            Some(there) => Err(Denied::Conflict(format!(
+            Some(there) if is_call_for(publication, there) => return Ok(false),
+            _ => {}
+        }
+        let (name, shares) = (&publication.share, &self.desired.objects.shares);
+        let share = shares.get(name).ok_or_else(|| {
+            let known: Vec<&str> = shares.keys().map(Name::as_str).collect();
+            Denied::NotFound(format!("there is no Share {name} on this node; there are: [{}]", known.join(", ")))
+        })?;
+        if let Some(there) = there {
+            return Err(Denied::Conflict(format!(
                 "{} is already published with other parameters (Share {}); unpublish it first",
                 there.target_path, there.share
-            ))),
-            None => {
-                let name = &publication.share;
-                let shares = &self.desired.objects.shares;
-                let share = shares.get(name).ok_or_else(|| {
-                    let known: Vec<&str> = shares.keys().map(Name::as_str).collect();
-                    Denied::NotFound(format!(
-                        "there is no Share {name} on this node; there are: [{}]",
-                        known.join(", ")
-                    ))
-                })?;
-                publication.read_only |= share.access == Access::ReadOnly;
-                self.desired.may_begin(publication).map(|()| true).map_err(Denied::from)
-            }
+            )));
         }
+        publication.read_only |= share.access == Access::ReadOnly;
+        self.desired.may_begin(publication).map(|()| true).map_err(Denied::from)
     }
 
     /// Takes back what was admitted, is not there yet, and by now would not be admitted any more.
