@@ -213,6 +213,11 @@ impl Observed {
         matches!(self.published.get(&id).and_then(|layers| layers.last()), Some(Layer::Ours(_)))
     }
 
+    /// The pod was asked to end, or is spoken of no more.
+    pub fn is_ending(&self, uid: &str) -> bool {
+        matches!(self.pods.known.get(uid), Some(Some(_))) || self.gone.contains(uid)
+    }
+
     pub fn liveness(&self, namespace: &NamespaceId, now: Moment) -> Liveness {
         self.servers.get(namespace).map_or(Liveness::Unknown, |server| server.liveness(now))
     }

@@ -23,6 +23,11 @@ impl Mount {
     }
 }
 
+/// Whether anything is mounted there, a seal included.
+pub fn is_mounted(point: &Path) -> bool {
+    of("self").iter().any(|mount| Path::new(&mount.point) == point)
+}
+
 /// What is mounted at a place of the node's, lowest first, without the seal below it.
 pub fn at(point: &Path) -> Vec<Mount> {
     of("self").into_iter().filter(|mount| Path::new(&mount.point) == point && !mount.is_seal()).collect()

@@ -371,7 +371,7 @@ impl Pod {
 /// Kubelet takes down what it has bound before it gives the volume back.
 #[track_caller]
 fn detach_all(place: &Path) {
-    while mounts::of("self").iter().any(|mount| Path::new(&mount.point) == place) {
+    while mounts::is_mounted(place) {
         umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             .unwrap_or_else(|error| panic!("detach {}: {error}", place.display()));
     }

@@ -11,7 +11,7 @@ use moorline_sys::mount;
 use moorline_sys::mountinfo::{self, Device, Mount};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Failure, abort, doing, enter_host_mounts, host_table, seal};
+use super::{Failure, abort, doing, enter_host_mounts, host_table, is_mount, seal};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -128,7 +128,7 @@ fn devices(paths: &Paths, table: &[Mount], wanted: impl Fn(&SuperblockId) -> boo
 pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
     let base = paths.base(superblock);
-    if !host_table()?.iter().any(|mount| mount.mount_point == base) {
+    if !is_mount(&base)? {
         // What a hand left that was cut short.
         remove_empty(&base)?;
         return remove_mark(paths, superblock);

@@ -267,6 +267,11 @@ fn host_table() -> Result<Arc<Vec<Mounted>>, Failure> {
     TABLE.mounts().map_err(doing("read the host's mount table"))
 }
 
+/// Whether something is mounted there on the host.
+fn is_mount(path: &Path) -> Result<bool, Failure> {
+    Ok(host_table()?.iter().any(|mount| mount.mount_point == path))
+}
+
 /// A descriptor that names a directory and touches nothing on it.
 fn open_path(path: &Path) -> io::Result<rustix::fd::OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -1,12 +1,11 @@
 //! The file system below which everything of ours is mounted.
 
 use std::fs;
-use std::path::Path;
 
 use moorline_sys::mount::{self, Setting};
 use moorline_sys::mountinfo::Attributes;
 
-use super::{Failure, doing, enter_host_mounts, host_table, seal};
+use super::{Failure, doing, enter_host_mounts, is_mount, seal};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -41,8 +40,4 @@ pub(super) fn prepare(paths: &Paths) -> Result<(), Failure> {
         seal::make(paths)?;
     }
     Ok(())
-}
-
-fn is_mount(path: &Path) -> Result<bool, Failure> {
-    Ok(host_table()?.iter().any(|mount| mount.mount_point == path))
 }

@@ -229,8 +229,7 @@ impl Host {
                 self.hand(Work::Mount(work), REMOTE).await
             }
             Step::Publish(id, superblock) => {
-                let publication =
-                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                let publication = publication(desired, *id)?;
                 let target_path = publication.target_path.clone().into();
                 self.hand(
                     Work::Publish(Publish {
@@ -250,22 +249,19 @@ impl Host {
                 self.hand(Work::Flush { superblock: superblock.clone() }, patience).await
             }
             Step::Detach(id) => {
-                let publication =
-                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                let publication = publication(desired, *id)?;
                 self.hand(Work::Detach { target_path: publication.target_path.clone().into() }, LOCAL).await
             }
             Step::Abort(superblock) => self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await,
             Step::Unpublish(id) => {
-                let publication =
-                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                let publication = publication(desired, *id)?;
                 let target_path = publication.target_path.clone().into();
                 self.hand(Work::Unpublish { target_path, node: publication.node }, LOCAL).await?;
                 killpoint::hit(Point::TargetGone);
                 self.machine.remove(&self.paths.publication(*id)).map_err(StepError::Record)
             }
             Step::Hide(id) => {
-                let publication =
-                    desired.publications.get(id).ok_or_else(|| StepError::Gone(format!("publication {id}")))?;
+                let publication = publication(desired, *id)?;
                 self.hand(Work::Hide { publication: publication.clone() }, LOCAL).await
             }
             Step::Retire { superblock, abort } => {
@@ -347,4 +343,8 @@ fn endpoint<'a>(desired: &'a Desired, id: &NamespaceId) -> Result<(&'a Gateway, 
         .ok_or_else(|| StepError::Gone(format!("Gateway {}", id.target.gateway)))?;
     let target = gateway.target(&id.target.target).ok_or_else(|| StepError::Gone(format!("target {}", id.target)))?;
     Ok((gateway, target))
+}
+
+fn publication(desired: &Desired, id: PublicationId) -> Result<&Publication, StepError> {
+    desired.publications.get(&id).ok_or_else(|| StepError::Gone(format!("publication {id}")))
 }

@@ -135,7 +135,7 @@ impl Reconciler {
         let running = self.host.with_processes(&refused.iter().filter_map(|(id, _)| uid(id)).collect());
         let refused: Vec<_> = refused
             .into_iter()
-            .filter(|(id, _)| uid(id).is_none_or(|uid| !running.contains(&uid) && !self.is_ending(&uid)))
+            .filter(|(id, _)| uid(id).is_none_or(|uid| !running.contains(&uid) && !observed.is_ending(&uid)))
             .collect();
         for (id, refusal) in refused {
             if let Some(publication) = self.desired.publications.get(&id).cloned() {
@@ -270,11 +270,6 @@ impl Reconciler {
                 }
             }
         }
-    }
-
-    /// The pod was asked to end, or is spoken of no more.
-    fn is_ending(&self, uid: &str) -> bool {
-        matches!(self.pods.known.get(uid), Some(Some(_))) || self.gone.contains(uid)
     }
 
     fn standing(&self, id: PublicationId, observed: &Observed) -> Standing {

@@ -57,8 +57,7 @@ impl View<'_> {
         let in_force = |superblock: &&SuperblockId| superblock.share == *share && superblock.user == user;
         !publication.node
             && self.observed.shown.contains(&id)
-            && (matches!(self.observed.pods.known.get(&publication.pod.uid), Some(Some(_)))
-                || self.observed.gone.contains(&publication.pod.uid))
+            && self.observed.is_ending(&publication.pod.uid)
             && self
                 .observed
                 .superblocks

@@ -30,10 +30,6 @@ fn wanted(volume: &Volume) -> Value {
     })
 }
 
-fn is_mounted(target: &Path) -> bool {
-    mounts::of("self").iter().any(|mount| Path::new(&mount.point) == target)
-}
-
 fn mounts_at(target: &Path) -> usize {
     mounts::at(target).len()
 }
@@ -135,7 +131,7 @@ pub(super) fn published_by_the_api_over_a_crash() {
             (503, answer) => Err(answer),
             other => panic!("{other:?}"),
         });
-        assert!(!is_mounted(&volume.target));
+        assert!(!mounts::is_mounted(&volume.target));
     }
     assert_eq!(agent.api("GET", "/v1/publications", None).1, json!({ "publications": [] }));
 }

@@ -23,10 +23,6 @@ use crate::wait::{eventually, now, seconds, throughout};
 
 const NODE: &str = "/run/moorline/node";
 
-fn is_mounted(target: &Path) -> bool {
-    mounts::of("self").iter().any(|mount| Path::new(&mount.point) == target)
-}
-
 /// The file systems that the agent has mounted for itself.
 fn bases() -> Vec<String> {
     let below = format!("{NODE}/mounts/");
@@ -119,7 +115,7 @@ pub(super) fn boots_and_forgets() {
     let pod = Draft::new("bound").with_share(&node, &agent, "datasets", true).reading("/mnt/datasets/sample").start();
     pod.reads("a", seconds(30));
     agent.csi().unpublish(&gone.target).expect("what is not there is given back");
-    assert!(!is_mounted(&gone.target));
+    assert!(!mounts::is_mounted(&gone.target));
 
     // The same boot is told once.
     agent.restart();
@@ -183,7 +179,9 @@ pub(super) fn keeps_nothing_of_pods_that_are_gone() {
     });
     throughout("nothing else goes", seconds(8), || {
         let told: Vec<Value> = agent.events().into_iter().filter(|event| event["kind"] == "Orphaned").collect();
-        let there = is_mounted(&lost.target) && is_mounted(&strange) && pod.targets().all(|target| is_mounted(target));
+        let there = mounts::is_mounted(&lost.target)
+            && mounts::is_mounted(&strange)
+            && pod.targets().all(|target| mounts::is_mounted(target));
         if there && told.len() == 1 && bases().len() == 3 { Ok(()) } else { Err((told, bases())) }
     });
     assert_eq!(sh(&format!("cat {}/file", strange.display())).trim(), "kept");
@@ -221,7 +219,7 @@ pub(super) fn shuts_down_in_order() {
         let there = data::records(&unsynced());
         if there.is_empty() { Err(there) } else { Ok(()) }
     });
-    assert!(targets.iter().all(|target| is_mounted(target)), "a pod has half of the time");
+    assert!(targets.iter().all(|target| mounts::is_mounted(target)), "a pod has half of the time");
     let refused = agent.csi().publish(&volume(&node, "late", "datasets", true));
     let refused = refused.expect_err("nothing is published any more");
     assert_eq!(refused.code(), Code::Unavailable, "{told}: {refused}");
@@ -235,7 +233,7 @@ pub(super) fn shuts_down_in_order() {
     // It is called off: all is as before, in the same container.
     agent.tells("GoesOn", seconds(10));
     eventually("its volumes are published again", seconds(30), || {
-        let missing: Vec<_> = targets.iter().filter(|target| !is_mounted(target)).collect();
+        let missing: Vec<_> = targets.iter().filter(|target| !mounts::is_mounted(target)).collect();
         if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
     });
     pod.reads("a", seconds(30));
@@ -279,7 +277,7 @@ pub(super) fn shuts_down_without_its_server() {
     let down = logind.goes_down(1) - began;
     assert!(down < seconds(20), "the node was held up for {down:?}");
     pod.after(known, "its fsync ends", seconds(10), |event| event.op == Op::Write && !event.succeeded());
-    assert!(pod.targets().all(|target| !is_mounted(target)));
+    assert!(pod.targets().all(|target| !mounts::is_mounted(target)));
     pod.container().stop(seconds(5));
 }
 
