@@ -1,6 +1,7 @@
 //! The agent under test: a container with just what its DaemonSet gives it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -93,6 +94,17 @@ impl Agent {
     /// Whether nobody has come by since.
     pub fn spared(&self, point: Point) -> bool {
         Path::new(KILL_POINTS).join(point.name()).exists()
+    }
+
+    /// Takes the order back; true if nobody has come by.
+    #[track_caller]
+    pub fn pardon(&self, point: Point) -> bool {
+        let order = Path::new(KILL_POINTS).join(point.name());
+        match fs::remove_file(&order) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => panic!("remove {}: {error}", order.display()),
+        }
     }
 
     pub fn alive(&self) -> bool {

@@ -55,7 +55,7 @@ impl Runner {
         });
         if verdict.is_none() {
             // What was asked for is a report: one that cannot be written must not hide the failure itself.
-            let _ = fs::write(results.join("hung.log"), processes());
+            let _ = fs::write(results.join("hung.log"), processes(scenario.name));
         }
         // A machine that cleared up ends at once. One with a process that waits in the kernel for a dead server does not
         // end, whatever is sent to it: it is left behind, and ends with the guest.
@@ -70,7 +70,12 @@ impl Runner {
         match verdict.as_deref() {
             Some("passed") => Ok(()),
             Some(other) => Err(report(&results, other)),
-            None => Err(report(&results, &format!("hung: no result within {:?}; see hung.log", scenario.deadline))),
+            None => {
+                let seen = [("hung.log", 40), ("agent.log", 20), ("output.log", 60)];
+                let end = |(file, lines)| format!("--- {file} ends in\n{}", tail(&results.join(file), lines));
+                let verdict = format!("hung: no result within {:?}", scenario.deadline);
+                Err(std::iter::once(verdict).chain(seen.map(end)).collect::<Vec<_>>().join("\n"))
+            }
         }
     }
 
@@ -107,29 +112,33 @@ fn boot_logged(runner: &Runner, name: &str, results: &Path) -> io::Result<Child>
     runner.boot(name, results, output.try_clone()?.into(), output.into())
 }
 
-/// Every process, and where in the kernel those are that cannot be interrupted.
-fn processes() -> String {
-    let list = Command::new("ps").args(["-eLo", "pid,ppid,tid,stat,etimes,wchan:24,args", "--forest"]).output();
+/// Every process, and where in the kernel those are that cannot be interrupted, the scenario itself, and what it runs.
+fn processes(scenario: &str) -> String {
+    let list = Command::new("ps").args(["-eLo", "pid,ppid,tid,stat,etimes,wchan:24,args"]).output();
     let mut text = list.map(|list| String::from_utf8_lossy(&list.stdout).into_owned()).unwrap_or_default();
-    let blocked: Vec<_> = text
-        .lines()
-        .filter_map(|line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            words.get(3)?.starts_with('D').then(|| (words[0].to_owned(), words[2].to_owned()))
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let itself = lines.iter().find(|words| words.ends_with(&["body", scenario])).map(|words| words[0]);
+    let asked = lines.iter().filter(|words| match words[..] {
+        [pid, parent, _, state, ..] => state.starts_with('D') || itself.is_some_and(|it| it == pid || it == parent),
+        _ => false,
+    });
+    let stacks: String = asked
+        .map(|words| {
+            let stack = fs::read_to_string(format!("/proc/{}/task/{}/stack", words[0], words[2])).unwrap_or_default();
+            format!("\n{}\n{stack}", words.join(" "))
         })
         .collect();
-    for (pid, tid) in blocked {
-        let stack = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stack")).unwrap_or_default();
-        text += &format!("\nthread {tid} of process {pid}:\n{stack}");
-    }
+    text += &stacks;
     text
 }
 
 fn report(results: &Path, verdict: &str) -> String {
-    const LINES: usize = 60;
-    let output = fs::read(results.join("output.log")).unwrap_or_default();
-    let output = String::from_utf8_lossy(&output);
-    let lines: Vec<_> = output.lines().collect();
-    let tail = &lines[lines.len().saturating_sub(LINES)..];
-    format!("{verdict}\n{}", tail.join("\n"))
+    [verdict.to_owned(), tail(&results.join("output.log"), 60)].join("\n")
+}
+
+fn tail(file: &Path, count: usize) -> String {
+    let text = fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }

@@ -110,7 +110,7 @@ struct Run {
     #[arg(long, default_value = "target/lab")]
     folder: PathBuf,
     /// Seconds until the watchdog ends everything
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 2400)]
     limit: u64,
     /// Scenarios at once
     #[arg(long, default_value_t = 4)]
