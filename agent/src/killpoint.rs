@@ -6,7 +6,7 @@
 //!
 //! Even where they are built in they sleep, unless `MOORLINE_KILL_POINTS` names a directory. Whoever writes a file there that
 //! has a point's name, with `hand` or `agent` in it, ends the first process that comes by: that one alone, or the agent and all
-//! its hands. The file is gone then.
+//! its hands. The file is gone then. While it is the agent that dies, one is there that is called POINT.agent.
 
 use moorline_shared::plan::Step;
 
@@ -226,7 +226,7 @@ mod awake {
     use std::sync::Arc;
 
     use rustix::fd::OwnedFd;
-    use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+    use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
     use rustix::process::{Signal, getpid, getppid, kill_process};
 
     use super::{Place, Point};
@@ -257,17 +257,21 @@ mod awake {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let Ok(order) = openat(orders, point.name(), flags, Mode::empty()) else { return };
         let mut whom = String::new();
-        // Of those that come by at once, one is meant.
-        if File::from(order).read_to_string(&mut whom).is_err()
-            || unlinkat(orders, point.name(), AtFlags::empty()).is_err()
-        {
+        if File::from(order).read_to_string(&mut whom).is_err() {
             return;
         }
-        let meant = match (point.place(), whom.trim()) {
-            // It takes this process along.
-            (Place::Hand, "agent") => getppid(),
-            _ => Some(getpid()),
+        let agent = whom.trim() == "agent";
+        // Of those that come by at once, one is meant.
+        let taken = if agent {
+            renameat(orders, point.name(), orders, format!("{}.agent", point.name()))
+        } else {
+            unlinkat(orders, point.name(), AtFlags::empty())
         };
+        if taken.is_err() {
+            return;
+        }
+        // An agent takes its hands along.
+        let meant = if agent && point.place() == Place::Hand { getppid() } else { Some(getpid()) };
         if let Some(meant) = meant {
             let _ = kill_process(meant, Signal::KILL);
         }

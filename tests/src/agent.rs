@@ -91,9 +91,10 @@ impl Agent {
         fs::rename(&fresh, &place).unwrap_or_else(|error| panic!("make {}: {error}", place.display()));
     }
 
-    /// Whether nobody has come by since.
+    /// Whether nobody has come by since, or is still alive.
     pub fn spared(&self, point: Point) -> bool {
-        Path::new(KILL_POINTS).join(point.name()).exists()
+        let order = Path::new(KILL_POINTS).join(point.name());
+        order.exists() || order.with_extension("agent").exists() && self.alive()
     }
 
     /// Takes the order back; true if nobody has come by.
@@ -126,6 +127,10 @@ impl Agent {
         }
         if let Some(container) = self.container.take() {
             container.delete();
+        }
+        let orders = fs::read_dir(KILL_POINTS).into_iter().flatten().flatten().map(|order| order.path());
+        for obeyed in orders.filter(|order| order.extension().is_some_and(|extension| extension == "agent")) {
+            fs::remove_file(&obeyed).unwrap_or_else(|error| panic!("remove {}: {error}", obeyed.display()));
         }
         self.container = Some(Container::start("agent", &self.spec));
     }

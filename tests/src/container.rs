@@ -80,15 +80,20 @@ impl Container {
         let file = prepared.unwrap_or_else(|error| panic!("prepare container {name}: {error}"));
         let twin = file.try_clone().unwrap_or_else(|error| panic!("share the log of {name}: {error}"));
         let pid_file = bundle.join("pid");
-        let status = runc()
+        let mut runtime = runc()
             .args(["run", "--detach", "--bundle"])
             .args([&bundle, Path::new("--pid-file"), &pid_file])
             .arg(name)
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(twin)
-            .status()
+            .spawn()
             .unwrap_or_else(|error| panic!("start runc: {error}; is it installed?"));
+        // It looks at what it binds, which may be a mount that waits.
+        let status = eventually(&format!("runc has started {name}"), seconds(60), || {
+            let ended = runtime.try_wait().unwrap_or_else(|error| panic!("wait for runc: {error}"));
+            ended.ok_or_else(waiting)
+        });
         if !status.success() {
             panic!("runc run {name}: {status}\n{}", fs::read_to_string(&log).unwrap_or_default());
         }
@@ -127,8 +132,7 @@ impl Container {
 
     fn thread_states(&self) -> Vec<char> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
-        let state = |stat: String| stat.rsplit(')').next()?.trim_start().chars().next();
-        threads.filter_map(|thread| state(fs::read_to_string(thread.path().join("stat")).ok()?)).collect()
+        threads.filter_map(|thread| state(&fs::read_to_string(thread.path().join("stat")).ok()?)).collect()
     }
 
     /// All it has printed.
@@ -176,6 +180,22 @@ impl Container {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("stack")).ok()).collect()
     }
+}
+
+/// Where every thread of this machine is in the kernel that no signal but SIGKILL reaches.
+fn waiting() -> Vec<String> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let threads = all.flat_map(|process| fs::read_dir(process.path().join("task")).into_iter().flatten().flatten());
+    let waits = |thread: &Path| fs::read_to_string(thread.join("stat")).is_ok_and(|stat| state(&stat) == Some('D'));
+    let told = |thread: PathBuf| {
+        let [name, stack] = ["comm", "stack"].map(|file| fs::read_to_string(thread.join(file)).unwrap_or_default());
+        format!("{}: {stack}", name.trim())
+    };
+    threads.map(|thread| thread.path()).filter(|thread| waits(thread)).map(told).collect()
+}
+
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 fn runc() -> Command {
