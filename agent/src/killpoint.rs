@@ -35,6 +35,7 @@ macro_rules! kill_points {
                 Agent ObjectsWritten "objects_written" "The objects are written beside those in force.";
                 Agent RecordWritten "record_written" "A publication is written, and has no name yet.";
                 Agent Recorded "recorded" "A publication is recorded, and nothing is done for it.";
+                Agent ReturningWritten "returning_written" "What a shutdown takes away is written down, beside its place.";
                 Agent Withdrawn "withdrawn" "It is recorded as no longer wanted, and nothing is taken away.";
             }
             MakeNamespace {

@@ -73,6 +73,11 @@ impl Paths {
         self.node().join("objects.json")
     }
 
+    /// What is to be published again should the node not shut down after all.
+    pub fn returning(&self) -> PathBuf {
+        self.node().join("returning.json")
+    }
+
     /// The boot of the node in which all this was written down.
     pub fn boot(&self) -> PathBuf {
         self.node().join("boot")

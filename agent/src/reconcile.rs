@@ -157,14 +157,20 @@ impl Reconciler {
     ) -> Result<Self, StepError> {
         let publications = host.publications()?;
         window.chronicle.tell(&Happening::Adopted { publications: publications.len() });
-        let objects = host.objects();
+        let desired = Desired {
+            objects: host.objects(),
+            returning: host.returning(),
+            publications,
+            jitter: habits.jitter.clone(),
+            shutdown: None,
+        };
         Ok(Self {
             node,
             host,
             clock,
             events,
             window,
-            desired: Arc::new(Desired { objects, publications, jitter: habits.jitter.clone(), ..Desired::default() }),
+            desired: Arc::new(desired),
             habits,
             files: Reading::default(),
             problems: Vec::new(),
@@ -398,8 +404,8 @@ impl Reconciler {
             Ok(observed) => observed,
             Err(error) => return error!("look at the host: {error}; trying again"),
         };
-        if self.desired.shutdown.is_none() && !self.desired.returning.is_empty() {
-            Arc::make_mut(&mut self.desired).returning.retain(|id| !observed.is_published(*id));
+        if self.desired.shutdown.is_none() {
+            self.note_returned(&observed);
         }
         let in_use = self.shares_in_use(&observed);
         if self.unrecorded.is_none() && self.in_use.is_subset(&in_use) {
@@ -493,9 +499,7 @@ impl Reconciler {
                     Step::Unpublish(id) => {
                         self.tell_done(&step);
                         self.asked.remove(id);
-                        let desired = Arc::make_mut(&mut self.desired);
-                        desired.returning.remove(id);
-                        let gone = desired.publications.remove(id);
+                        let gone = Arc::make_mut(&mut self.desired).publications.remove(id);
                         self.tell_done_to_callers(*id, false);
                         // Told of, and not listed: nobody else will say that the pod is no more.
                         if let Some(gone) = gone.filter(|_| !self.pods.complete) {

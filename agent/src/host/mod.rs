@@ -128,6 +128,15 @@ impl Host {
         records::write_objects(&*self.machine, &self.paths, objects).map_err(StepError::Record)
     }
 
+    /// What an earlier agent took away for a shutdown, and had not published again.
+    pub fn returning(&self) -> BTreeSet<PublicationId> {
+        records::read_returning(&*self.machine, &self.paths)
+    }
+
+    pub fn keep_returning(&self, returning: &BTreeSet<PublicationId>) -> Result<(), StepError> {
+        records::write_returning(&*self.machine, &self.paths, returning).map_err(StepError::Record)
+    }
+
     pub fn record(&self, publication: &Publication) -> Result<(), StepError> {
         records::write(&*self.machine, &self.paths, publication).map_err(StepError::Record)?;
         killpoint::hit(if publication.wanted { Point::Recorded } else { Point::Withdrawn });

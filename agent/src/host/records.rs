@@ -1,6 +1,6 @@
 //! Publications as files, written before their first mount and removed after their last detach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::paths::Paths;
 pub(super) fn read_all(machine: &dyn Machine, paths: &Paths) -> io::Result<BTreeMap<PublicationId, Publication>> {
     let directory = paths.publications();
     let mut publications = BTreeMap::new();
-    for directory in [&directory, &paths.fenced()] {
+    for directory in [&directory, &paths.fenced(), &paths.node()] {
         for name in machine.list(directory)?.iter().filter(|name| name.ends_with(UNFINISHED)) {
             // Of an agent that was killed before it gave it its name: who asked for it asks again.
             machine.remove(&directory.join(name))?;
@@ -52,6 +52,7 @@ pub(super) fn forget_earlier_boot(machine: &dyn Machine, paths: &Paths) -> io::R
     remove_files(machine, &paths.namespaces())?;
     remove_files(machine, &paths.given_up())?;
     machine.remove(&paths.objects())?;
+    machine.remove(&paths.returning())?;
     // Last: were the agent to die before, its successor does all this again.
     note().map(|()| Some(publications))
 }
@@ -94,6 +95,35 @@ pub(super) fn read_objects(machine: &dyn Machine, paths: &Paths) -> Objects {
             let path = path.display();
             error!("{path} can't be read ({error}): only what the files say is known of the objects that pods use");
             Objects::default()
+        }
+    }
+}
+
+/// Whoever is to be published again after a shutdown that does not come is not asked anew for its right to: an agent that
+/// starts in between must know of it.
+pub(super) fn write_returning(
+    machine: &dyn Machine,
+    paths: &Paths,
+    returning: &BTreeSet<PublicationId>,
+) -> io::Result<()> {
+    let path = paths.returning();
+    if returning.is_empty() {
+        return machine.remove(&path);
+    }
+    machine.write(&path, &serde_json::to_vec(returning)?, Point::ReturningWritten)
+}
+
+pub(super) fn read_returning(machine: &dyn Machine, paths: &Paths) -> BTreeSet<PublicationId> {
+    let path = paths.returning();
+    match machine.read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+        Ok(returning) => returning,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
+        Err(error) => {
+            let path = path.display();
+            error!(
+                "{path} can't be read ({error}): volumes that a shutdown took away are asked anew for their right to come"
+            );
+            BTreeSet::new()
         }
     }
 }

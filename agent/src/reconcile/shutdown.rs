@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_shared::happening::Happening;
-use moorline_shared::id::SuperblockId;
+use moorline_shared::id::{PublicationId, SuperblockId};
 use moorline_shared::observed::{Moment, Observed};
 use moorline_shared::plan::{self, Flush, Shutdown, Step};
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::Reconciler;
+use super::{Reconciler, chain};
 
 /// What the loop knows of it beside its times.
 #[derive(Default)]
@@ -41,9 +41,27 @@ impl Reconciler {
                 BTreeSet::new()
             }
         };
-        let desired = Arc::make_mut(&mut self.desired);
-        (desired.shutdown, desired.returning) = (Some(shutdown), returning);
+        Arc::make_mut(&mut self.desired).shutdown = Some(shutdown);
+        self.will_return(returning);
         self.leaving = Leaving { lock: Some(lock), ..Leaving::default() };
+    }
+
+    /// Those that are there again, and those that are not wanted any more, have not to come back.
+    pub(super) fn note_returned(&mut self, observed: &Observed) {
+        let desired = &self.desired;
+        let is_out = |id: &&PublicationId| desired.publications.contains_key(id) && !observed.is_published(**id);
+        let left: BTreeSet<PublicationId> = desired.returning.iter().filter(is_out).copied().collect();
+        if left.len() < desired.returning.len() {
+            self.will_return(left);
+        }
+    }
+
+    fn will_return(&mut self, returning: BTreeSet<PublicationId>) {
+        if let Err(error) = self.host.keep_returning(&returning) {
+            // Only an agent that starts before they are back would not know.
+            error!("{}", chain(&error));
+        }
+        Arc::make_mut(&mut self.desired).returning = returning;
     }
 
     pub(super) fn go_on(&mut self) {

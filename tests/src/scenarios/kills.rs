@@ -72,7 +72,7 @@ const fn act(point: Point) -> Act {
         | RetireAborted | RetireMarked | RetireShutDown => Act::Recover,
         WriterEnded | ShutDownUntold | FenceUnmarked => Act::RecoverDirect,
         HideUntold | HideDone => Act::Hide,
-        FlushUntold | FlushDone | DetachUntold | DetachDone => Act::ShutDown,
+        ReturningWritten | FlushUntold | FlushDone | DetachUntold | DetachDone => Act::ShutDown,
     }
 }
 
