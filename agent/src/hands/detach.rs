@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::time::Duration;
+use std::{fs, io, thread};
 
 use moorline_shared::id::SuperblockId;
 use moorline_shared::publication::Publication;
@@ -15,13 +16,17 @@ use super::{Failure, abort, doing, enter_host_mounts, host_table, is_mount, seal
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
+/// How often a node mount is tried that is in use, and how long after each time: a second in all.
+const MOMENTS: u32 = 50;
+const BETWEEN: Duration = Duration::from_millis(20);
+
 /// Detaches every layer of ours at the target, wherever the target is seen, and removes it. A node mount is left to
 /// whoever uses it.
 pub(super) fn unpublish(paths: &Paths, target: &Path, node: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
     if node {
         let share = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, |_| true).contains(&top.device));
-        take_top(target, share, mount::unmount_unused)?;
+        unmount_in_an_idle_moment(target, share)?;
     }
     detach_layers(paths, target)?;
     // A directory of a node's that was there before is not of our making, and stays.
@@ -30,6 +35,20 @@ pub(super) fn unpublish(paths: &Paths, target: &Path, node: bool) -> Result<(), 
     }
     killpoint::hit(Point::TargetBare);
     remove_empty(target)
+}
+
+/// Somebody may look at it all the time, and be in it for moments alone.
+fn unmount_in_an_idle_moment(
+    target: &Path,
+    wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    for _ in 0..MOMENTS {
+        match take_top(target, &wanted, mount::unmount_unused) {
+            Err(failure) if !failure.definite => thread::sleep(BETWEEN),
+            done => return done.map(drop),
+        }
+    }
+    take_top(target, &wanted, mount::unmount_unused).map(drop)
 }
 
 /// Detaches every layer of ours at the target, and leaves the directory.
