@@ -53,6 +53,7 @@ macro_rules! kill_points {
                 Agent TunnelDone "tunnel_done" "The data path runs.";
             }
             Fence {
+                Hand WriterMarked "writer_marked" "A writer's superblock is marked as ended for good, and is not.";
                 Hand WriterEnded "writer_ended" "One writer's superblock is ended, without a tunnel, and the others are not.";
                 Hand ShutDownUntold "shut_down_untold" "All are, and the agent is not told.";
                 Agent FenceUnmarked "fence_unmarked" "All are, and there is no mark.";

@@ -18,6 +18,7 @@ pub(super) fn shut_down(paths: &Paths, id: &NamespaceId) -> Result<(), Failure> 
         // Were the agent to die before all this is on record as a fence, its successor knows what can't be used any more.
         let mark = paths.mark_of_end(&superblock);
         fs::write(&mark, b"").map_err(doing(format!("write {}", mark.display())))?;
+        killpoint::hit(Point::WriterMarked);
         if !abort::for_good(paths, &superblock)? {
             remove_mark(paths, &superblock)?;
             return Err(Failure::definite(format!("end {superblock} for good: this kernel can't (Linux 6.4 can)")));

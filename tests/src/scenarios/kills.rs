@@ -70,7 +70,7 @@ const fn act(point: Point) -> Act {
         MarkWritten | FenceMarked | FenceDone | ClonesMade | PlaceEntered | MountedBeneath | Uncovered
         | MadePrivate | MountedOver | ReplaceUntold | ReplaceDone | AbortedOnce | AbortUntold | AbortDone
         | RetireAborted | RetireMarked | RetireShutDown => Act::Recover,
-        WriterEnded | ShutDownUntold | FenceUnmarked => Act::RecoverDirect,
+        WriterMarked | WriterEnded | ShutDownUntold | FenceUnmarked => Act::RecoverDirect,
         HideUntold | HideDone => Act::Hide,
         ReturningWritten | FlushUntold | FlushDone | DetachUntold | DetachDone => Act::ShutDown,
     }
@@ -80,7 +80,7 @@ const fn act(point: Point) -> Act {
 pub(super) const fn kernels(point: Point) -> &'static [Kernel] {
     use Point::*;
     match point {
-        MountedBeneath | Uncovered | WriterEnded | ShutDownUntold | FenceUnmarked => &[Kernel::Newer],
+        MountedBeneath | Uncovered | WriterMarked | WriterEnded | ShutDownUntold | FenceUnmarked => &[Kernel::Newer],
         MadePrivate | MountedOver => &[Kernel::Usual],
         _ => &[Kernel::Usual, Kernel::Newer],
     }
