@@ -1,0 +1,464 @@
+//! One promise each, with the world as it must be for it.
+
+use super::*;
+
+#[test]
+fn what_is_being_retired_takes_nobodys_place() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(1));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ExportReplaced(0));
+    let old = world.observed.superblocks.first().unwrap().clone();
+    let new = SuperblockId { epoch: old.epoch + 1, ..old.clone() };
+    world.observed.superblocks.insert(new.clone());
+    let replace = Step::Replace { old, new: new.clone() };
+    assert!(plan(&world.desired, &world.observed, world.now).contains(&replace));
+    world.observed.ending.insert(new);
+    assert!(!plan(&world.desired, &world.observed, world.now).contains(&replace));
+}
+
+#[test]
+fn what_a_fence_has_shut_down_that_was_not_ended_is_mounted_anew_from_the_same_server() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(2));
+    let shut = world.observed.superblocks.first().unwrap().clone();
+    world.observed.given_up.insert(shut.clone());
+    (0..5).for_each(|_| world.second(0, 0));
+    let new = SuperblockId { epoch: shut.epoch + 1, ..shut };
+    let id = World::publication(2).id();
+    assert_eq!(world.observed.published[&id].last(), Some(&Layer::Ours(new.clone())));
+    assert_eq!(world.containers[&id][0].layers.last(), Some(&new));
+    assert_eq!(world.observed.tunnel(&new.namespace), Some(Tunnel::Attached), "nobody is fenced");
+}
+
+#[test]
+fn a_base_mount_stays_until_what_rested_on_it_is_given_back() {
+    let mut world = World::new(true);
+    [0, 2].into_iter().for_each(|slot| world.apply(&Op::Publish(slot)));
+    (0..5).for_each(|_| world.second(0, 0));
+    [0, 2].into_iter().for_each(|slot| world.apply(&Op::Unpublish(slot)));
+    // Every layer is gone, and the hand that took them away is not done: a late one may still be put there.
+    world.observed.published.clear();
+    let retired = |world: &World| {
+        let steps = plan(&world.desired, &world.observed, world.now);
+        steps.iter().filter(|step| matches!(step, Step::Retire { .. })).count()
+    };
+    assert_eq!((world.observed.superblocks.len(), retired(&world)), (2, 0));
+    world.desired.publications.clear();
+    assert_eq!(retired(&world), 2);
+}
+
+#[test]
+fn a_dead_server_is_left_only_for_one_that_answers_and_writers_only_after_a_fence() {
+    let mut world = World::new(true);
+    for op in [Op::Publish(0), Op::Publish(2)] {
+        world.apply(&op);
+    }
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(2));
+    world.apply(&Op::ServerDies(0));
+    let mut kinds = Vec::new();
+    for _ in 0..8 {
+        world.now += Duration::from_secs(1);
+        world.probe();
+        world.look();
+        for step in plan(&world.desired, &world.observed, world.now) {
+            let kind = format!("{step:?}").split(['(', ' ']).next().unwrap().to_owned();
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+            world.perform(&step);
+        }
+    }
+    let position =
+        |kind: &str| kinds.iter().position(|k| k == kind).unwrap_or_else(|| panic!("no {kind} in {kinds:?}"));
+    assert!(position("Mount") < position("Fence"), "a fence is not spent on a server that can't be mounted: {kinds:?}");
+    assert!(position("Fence") < position("Replace"), "{kinds:?}");
+}
+
+#[test]
+fn without_shared_data_a_writer_waits_and_says_so() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerDies(0));
+    (0..8).for_each(|_| world.second(0, 0));
+    let share = world.desired.objects.shares.get(&"checkpoints".parse().unwrap()).unwrap();
+    assert_eq!(waiting(&world.desired, &world.observed, world.now, share), Some(Waiting::DataNotShared));
+    assert!(plan(&world.desired, &world.observed, world.now).is_empty());
+}
+
+#[test]
+fn when_every_server_falls_silent_at_once_nothing_is_fenced_and_nothing_moves() {
+    let mut world = World::new(true);
+    for op in [Op::Publish(0), Op::Publish(2)] {
+        world.apply(&op);
+    }
+    (0..5).for_each(|_| world.second(0, 0));
+    // The node's uplink goes, and a moment earlier the successor still answered.
+    world.apply(&Op::ServerDies(0));
+    world.now += Duration::from_secs(1);
+    world.probe();
+    world.apply(&Op::ServerDies(1));
+    (0..30).for_each(|_| world.second(0, 0));
+    assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
+    // It comes back, and the tunnel of the successor is the first to.
+    world.apply(&Op::ServerReturns(1));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerReturns(0));
+    (0..20).for_each(|_| world.second(0, 0));
+    assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
+    assert!(world.observed.superblocks.iter().all(|id| id.epoch == 1));
+    world.settle();
+}
+
+#[test]
+fn nothing_is_published_from_a_server_that_is_away() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(0));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerDies(0));
+    world.apply(&Op::ServerDies(1));
+    (0..8).for_each(|_| world.second(0, 0));
+    world.apply(&Op::Publish(1));
+    (0..3).for_each(|_| world.second(0, 0));
+    assert!(!world.observed.is_published(World::publication(1).id()));
+    world.settle();
+}
+
+#[test]
+fn what_a_pod_did_not_write_is_lost_when_its_grace_ends_and_not_while_anybody_may_count_on_it() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerDies(0));
+    (0..8).for_each(|_| world.second(0, 0));
+    let id = World::publication(2).id();
+    let (now, second) = (world.now, Duration::from_secs(1));
+    let deletion = |grace: u32| Some(Deletion { asked: now, ends: now + grace * second });
+    let mut aborts = |occupants, told: Option<Option<Deletion>>, complete, at: u32| {
+        world.observed.occupants = BTreeMap::from([(id, occupants)]);
+        world.observed.pods.known = told.map(|told| ("2".to_owned(), told)).into_iter().collect();
+        world.observed.pods.complete = complete;
+        let steps = plan(&world.desired, &world.observed, now + at * second);
+        steps.iter().any(|step| matches!(step, Step::Abort(_)))
+    };
+    use Occupants::{Ending, Killed, Living};
+    assert!(!aborts(Living, None, false, 3600), "nobody says that it was deleted");
+    assert!(!aborts(Ending, None, false, 3600), "it may have ended well");
+    assert!(!aborts(Ending, Some(None), true, 3600), "it may have ended well, and its pod stays");
+    assert!(aborts(Ending, None, true, 0), "its pod is no more");
+    assert!(!aborts(Living, None, true, 0), "the word of it may be late");
+    assert!(!aborts(Living, Some(deletion(30)), true, 19) && !aborts(Ending, Some(deletion(30)), true, 19));
+    assert!(aborts(Living, Some(deletion(30)), true, 20) && aborts(Ending, Some(deletion(30)), true, 20));
+    assert!(aborts(Living, Some(deletion(0)), true, 0), "no grace");
+    assert!(aborts(Killed, Some(None), true, 0));
+}
+
+#[test]
+fn a_bounded_share_blocks_until_its_deadline_and_fails_until_a_server_is_back() {
+    let after = Duration::from_secs(20);
+    for policy in [Policy::Hard, Policy::Soft, Policy::Bounded { after }] {
+        let mut world = World::new(false);
+        for share in world.desired.objects.shares.values_mut() {
+            share.policy = policy;
+        }
+        world.apply(&Op::Publish(2));
+        (0..5).for_each(|_| world.second(0, 0));
+        world.apply(&Op::ServerDies(0));
+        let died = world.now;
+        let mut aborted = Vec::new();
+        for _ in 0..40 {
+            world.now += Duration::from_secs(1);
+            world.probe();
+            world.look();
+            let steps = plan(&world.desired, &world.observed, world.now);
+            if steps.iter().any(|step| matches!(step, Step::Abort(_))) {
+                aborted.push(world.now - died);
+            }
+        }
+        match policy {
+            Policy::Bounded { .. } => {
+                assert!(aborted[0] >= after && aborted[0] <= after + Duration::from_secs(2), "{aborted:?}");
+                assert_eq!(aborted.last(), Some(&Duration::from_secs(40)));
+            }
+            _ => assert_eq!(aborted, []),
+        }
+        world.apply(&Op::ServerReturns(0));
+        world.now += Duration::from_secs(1);
+        world.probe();
+        assert_eq!(plan(&world.desired, &world.observed, world.now), []);
+    }
+}
+
+#[test]
+fn a_direct_writer_moves_only_where_the_kernel_can_fence_it() {
+    for can_shut_down in [false, true] {
+        let mut world = World::new(true);
+        for gateway in world.desired.objects.gateways.values_mut() {
+            gateway.path = crate::gateway::Path::Direct;
+        }
+        world.observed.can_shut_down = can_shut_down;
+        world.apply(&Op::Publish(2));
+        (0..5).for_each(|_| world.second(0, 0));
+        world.apply(&Op::ServerDies(0));
+        (0..12).for_each(|_| world.second(0, 0));
+        let moved = world.observed.superblocks.iter().any(|id| id.epoch == 2);
+        assert_eq!(moved, can_shut_down);
+        let share = world.desired.objects.shares.get(&"checkpoints".parse().unwrap()).unwrap();
+        let waits = waiting(&world.desired, &world.observed, world.now, share);
+        assert_eq!(waits, (!can_shut_down).then_some(Waiting::CannotFence));
+    }
+}
+
+#[test]
+fn a_server_that_cannot_be_mounted_costs_no_fence_and_the_next_is_tried() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.observed.unmountable = BTreeSet::from([(
+        "checkpoints".parse().unwrap(),
+        TargetId { gateway: "gw".parse().unwrap(), target: "b".parse().unwrap() },
+    )]);
+    world.apply(&Op::ServerDies(0));
+    (0..12).for_each(|_| world.second(0, 0));
+    assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
+    world.observed.unmountable.clear();
+    (0..6).for_each(|_| world.second(0, 0));
+    assert!(world.observed.superblocks.iter().any(|id| id.epoch == 2 && id.namespace.target.target.as_str() == "b"));
+    world.settle();
+}
+
+#[test]
+fn a_stale_share_is_mounted_anew_from_the_same_server_and_nobody_is_fenced() {
+    for slot in [0, 2] {
+        let mut world = World::new(true);
+        world.apply(&Op::Publish(slot));
+        (0..5).for_each(|_| world.second(0, 0));
+        world.apply(&Op::StartContainer(slot));
+        world.apply(&Op::ExportReplaced(0));
+        (0..5).for_each(|_| world.second(0, 0));
+        assert!(world.observed.superblocks.iter().any(|id| id.epoch == 2 && id.namespace.generation == 1));
+        assert!(world.observed.namespaces.values().all(|tunnel| *tunnel == Tunnel::Attached));
+        world.settle();
+    }
+}
+
+#[test]
+fn of_a_pod_that_is_deleted_kubelet_meets_nothing_that_waits_and_no_other_pod_is_touched() {
+    let mut world = World::new(false);
+    for slot in 0..4 {
+        world.apply(&Op::Publish(slot));
+    }
+    (0..5).for_each(|_| world.second(0, 0));
+    let ids: Vec<PublicationId> = (0..4).map(|slot| World::publication(slot).id()).collect();
+    for slot in [0, 2] {
+        world.apply(&Op::StartContainer(slot));
+        world.apply(&Op::Delete(slot));
+    }
+    (0..3).for_each(|_| world.second(0, 0));
+    assert!(
+        ids.iter().all(|id| world.observed.is_published(*id)),
+        "its server is there, and so is what it may yet write"
+    );
+    world.apply(&Op::ServerDies(0));
+    world.apply(&Op::ServerDies(1));
+    (0..8).for_each(|_| world.second(0, 0));
+    let shown: Vec<bool> = ids.iter().map(|id| world.observed.is_published(*id)).collect();
+    assert_eq!(shown, [false, true, false, true]);
+    assert!(!world.containers[&ids[0]].is_empty(), "its containers keep what they have");
+    // A subPath that kubelet has bound is in its way as well.
+    assert!(plan(&world.desired, &world.observed, world.now).is_empty());
+    world.observed.shown.insert(ids[0]);
+    assert_eq!(plan(&world.desired, &world.observed, world.now), [Step::Hide(ids[0])]);
+    world.observed.shown.remove(&ids[0]);
+    // So is one that is not asked, and merely no more.
+    world.observed.gone.insert("1".to_owned());
+    assert_eq!(plan(&world.desired, &world.observed, world.now), [Step::Hide(ids[1])]);
+    world.observed.gone.clear();
+    world.settle();
+}
+
+#[test]
+fn a_node_mount_stays_as_long_as_a_container_has_it_and_moves_with_its_share() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(NODE));
+    world.apply(&Op::Unpublish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    let id = World::publication(NODE).id();
+    assert!(world.observed.is_published(id));
+    // Of one that merely sees it, it is taken if that is meant.
+    let goes = |world: &World| plan(&world.desired, &world.observed, world.now).contains(&Step::Unpublish(id));
+    let mut seeing = World { observed: world.observed.clone(), ..World::new(true) };
+    seeing.desired = world.desired.clone();
+    seeing.observed.copies.values_mut().for_each(|copies| copies.bound = 0);
+    assert!(goes(&seeing) && !goes(&world));
+    seeing.desired.objects.withdrawn.insert("checkpoints".parse().unwrap());
+    assert!(!goes(&seeing));
+    world.apply(&Op::ServerDies(0));
+    (0..12).for_each(|_| world.second(0, 0));
+    let top = world.containers[&id][0].layers.last().unwrap().to_string();
+    assert!(top.ends_with(".b.1@node-rw"), "{top}");
+    assert!(world.observed.namespaces.values().any(|tunnel| *tunnel == Tunnel::Fenced), "it may have left something");
+    world.apply(&Op::EndContainers(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    assert_eq!((world.desired.publications.len(), world.observed.superblocks.len()), (0, 0));
+}
+
+#[test]
+fn one_node_mount_takes_the_place_of_another_when_that_is_gone() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    let id = World::publication(NODE).id();
+    world.apply(&Op::StartContainer(NODE));
+    world.ask_for_node_mount(None);
+    world.desired.objects.shares.get_mut(&"data".parse().unwrap()).unwrap().node_mount = "/mnt/node".parse().ok();
+    (0..5).for_each(|_| world.second(0, 0));
+    assert_eq!(world.desired.publications[&id].share.as_str(), "checkpoints");
+    world.apply(&Op::EndContainers(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    assert_eq!(world.desired.publications[&id].share.as_str(), "data");
+    assert!(world.observed.is_published(id));
+}
+
+/// For how long after its server was given up a share stays, on a node that waits for its turn.
+fn moves_after(jitter: Jitter, slot: usize) -> Duration {
+    let mut world = World::new(true);
+    world.desired.jitter = jitter;
+    world.apply(&Op::Publish(slot));
+    (0..5).for_each(|_| world.second(0, 0));
+    assert!(world.observed.is_published(World::publication(slot).id()), "the first mount waits for nothing");
+    let first = world.observed.superblocks.first().unwrap().namespace.clone();
+    world.apply(&Op::ServerDies(0));
+    for _ in 0..60 {
+        world.now += Duration::from_millis(100);
+        world.probe();
+        if world.observed.liveness(&first, world.now) == Liveness::Away {
+            break;
+        }
+    }
+    let given_up = world.observed.servers[&first].given_up();
+    let share = world.desired.objects.shares[&World::publication(slot).share].clone();
+    let moves = |step: &Step| matches!(step, Step::Mount(id, _) if id.epoch == 2);
+    while !plan(&world.desired, &world.observed, world.now).iter().any(moves) {
+        assert_eq!(waiting(&world.desired, &world.observed, world.now, &share), Some(Waiting::Turn));
+        assert!(world.observed.namespaces.values().all(|tunnel| *tunnel != Tunnel::Fenced));
+        world.now += Duration::from_millis(10);
+        world.probe();
+    }
+    let waited = world.now.saturating_sub(given_up);
+    world.settle();
+    waited
+}
+
+#[test]
+fn a_node_waits_its_turn_and_no_longer_before_it_goes_to_another_server() {
+    let server = "gw.a.1".parse().unwrap();
+    for node in 0..20 {
+        let jitter = Jitter::new(format!("node{node}"), Duration::from_secs(5));
+        let turn = jitter.before_leaving(&server);
+        for slot in [0, 2] {
+            let waited = moves_after(jitter.clone(), slot);
+            assert!(
+                waited >= turn && waited <= turn + Duration::from_millis(150),
+                "{waited:?} for a turn after {turn:?}"
+            );
+        }
+    }
+    assert!(moves_after(Jitter::default(), 2) <= Duration::from_millis(150));
+}
+
+#[test]
+fn a_node_that_shuts_down_flushes_and_lets_go_of_everything_and_comes_back_when_it_does_not() {
+    let mut world = World::new(true);
+    for slot in 0..SLOTS {
+        world.apply(&Op::Publish(slot));
+    }
+    (0..5).for_each(|_| world.second(0, 0));
+    for slot in 0..SLOTS {
+        world.apply(&Op::StartContainer(slot));
+    }
+    let before = world.observed.superblocks.clone();
+    world.apply(&Op::ShutDown(30));
+    let shutdown = world.desired.shutdown.unwrap();
+    world.second(0, 0);
+    assert_eq!(world.observed.flushed.len(), 3, "all writers, at once");
+    world.second(0, 0);
+    assert_eq!(world.observed.published.len(), SLOTS, "pods have their time");
+    world.apply(&Op::EndContainers(2));
+    while world.now < shutdown.pods_until {
+        world.second(0, 0);
+    }
+    world.second(0, 0);
+    let writer = before.iter().find(|id| id.user == User::ReadWrite(World::publication(3).id())).unwrap();
+    assert!(world.observed.flushed[writer].began >= shutdown.pods_until, "what it wrote meanwhile");
+    (0..3).for_each(|_| world.second(0, 0));
+    assert!(world.observed.published.is_empty());
+    let left: Vec<&SuperblockId> = world.observed.superblocks.iter().collect();
+    assert!(left.len() == 3 && left.contains(&writer), "those that containers hold: {left:?}");
+    assert!(plan(&world.desired, &world.observed, world.now).contains(&Step::Abort(writer.clone())));
+    assert!(!has_let_go(&world.observed));
+    // The last ones go, and with them the tunnels.
+    let held = world.containers.clone();
+    world.containers.clear();
+    (0..4).for_each(|_| world.second(0, 0));
+    assert!(has_let_go(&world.observed), "{:?}", world.observed);
+    assert_eq!(world.desired.publications.len(), SLOTS, "all of them are still wanted");
+    drop(held);
+    world.apply(&Op::GoOn);
+    world.settle();
+}
+
+#[test]
+fn at_the_nodes_end_a_new_mount_outlasts_the_old_one_that_pods_see() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    let old = world.observed.superblocks.first().unwrap().clone();
+    let new = SuperblockId { epoch: old.epoch + 1, ..old.clone() };
+    world.observed.superblocks.insert(new.clone());
+    world.apply(&Op::ShutDown(10));
+    let retired = |world: &World| -> Vec<SuperblockId> {
+        let retired = |step| if let Step::Retire { superblock, .. } = step { Some(superblock) } else { None };
+        plan(&world.desired, &world.observed, world.now).into_iter().filter_map(retired).collect()
+    };
+    assert_eq!(retired(&world), []);
+    world.observed.published.clear();
+    assert_eq!(retired(&world), [old, new]);
+}
+
+#[test]
+fn after_a_shutdown_that_did_not_come_a_pod_has_its_volume_again_whoever_may_use_the_share_by_now() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(0));
+    let Some(share) = world.desired.objects.shares.values_mut().find(|share| share.access == Access::ReadOnly) else {
+        panic!("there is one");
+    };
+    share.namespaces = Namespaces::Only(BTreeSet::new());
+    (0..5).for_each(|_| world.second(0, 0));
+    let id = World::publication(0).id();
+    assert!(!world.observed.is_published(id), "it may not come");
+    world.desired.returning.insert(id);
+    (0..5).for_each(|_| world.second(0, 0));
+    assert!(world.observed.is_published(id), "it was there before");
+}
+
+#[test]
+fn a_server_that_is_away_when_the_node_shuts_down_costs_no_time() {
+    let mut world = World::new(false);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ServerDies(0));
+    (0..8).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ShutDown(5));
+    let id = world.observed.superblocks.first().unwrap().clone();
+    (0..2).for_each(|_| world.second(0, 0));
+    assert!(world.observed.flushed.is_empty() && !world.observed.superblocks.contains(&id), "{:?}", world.observed);
+    world.second(0, 0);
+    assert!(has_let_go(&world.observed), "{:?}", world.observed);
+}
