@@ -77,7 +77,7 @@ soak-mutations: setup build
 bench: RELEASE := target/$(HOST)/release
 bench: setup
 	@cargo build --release --workspace --bins
-	@MOORLINE_BIN=$(RELEASE)/moorline MOORLINE_APP=$(RELEASE)/app $(RELEASE)/lab bench $(AREA) $(if $(RECORD),--publish)
+	@MOORLINE_BIN=$(RELEASE)/moorline MOORLINE_APP=$(RELEASE)/app $(RELEASE)/lab bench $(AREA) --kernel newer $(if $(RECORD),--publish)
 
 lint:
 	@tests/lint
