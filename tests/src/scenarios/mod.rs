@@ -42,8 +42,9 @@ pub struct Scenario {
 }
 
 /// Until a scenario counts as hung. Whatever one waits for has a deadline of its own: this one ends what blocks where nobody
-/// watches, and says nothing of speed.
-const WATCHDOG: Duration = seconds(600);
+/// watches, and says nothing of speed. Where an agent dies thirty times, a runtime that waits for a hand which the kernel
+/// holds (12 s) may make minutes of it.
+const WATCHDOG: Duration = seconds(900);
 
 pub(crate) const fn scenario(name: &'static str, run: fn()) -> Scenario {
     Scenario { name, deadline: WATCHDOG, kernels: &[Kernel::Usual], run }
