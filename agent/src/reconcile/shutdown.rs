@@ -41,8 +41,12 @@ impl Reconciler {
                 BTreeSet::new()
             }
         };
-        Arc::make_mut(&mut self.desired).shutdown = Some(shutdown);
-        self.will_return(returning);
+        if let Err(error) = self.host.keep_returning(&returning) {
+            // Only an agent that starts before they are back would not know.
+            error!("{}", chain(&error));
+        }
+        let desired = Arc::make_mut(&mut self.desired);
+        (desired.shutdown, desired.returning) = (Some(shutdown), returning);
         self.leaving = Leaving { lock: Some(lock), ..Leaving::default() };
     }
 
@@ -51,17 +55,13 @@ impl Reconciler {
         let desired = &self.desired;
         let is_out = |id: &&PublicationId| desired.publications.contains_key(id) && !observed.is_published(**id);
         let left: BTreeSet<PublicationId> = desired.returning.iter().filter(is_out).copied().collect();
-        if left.len() < desired.returning.len() {
-            self.will_return(left);
+        if left.len() == desired.returning.len() {
+            return;
         }
-    }
-
-    fn will_return(&mut self, returning: BTreeSet<PublicationId>) {
-        if let Err(error) = self.host.keep_returning(&returning) {
-            // Only an agent that starts before they are back would not know.
-            error!("{}", chain(&error));
+        match self.host.keep_returning(&left) {
+            Ok(()) => Arc::make_mut(&mut self.desired).returning = left,
+            Err(error) => error!("{}; trying again", chain(&error)),
         }
-        Arc::make_mut(&mut self.desired).returning = returning;
     }
 
     pub(super) fn go_on(&mut self) {
