@@ -65,7 +65,7 @@ impl Hands {
         text.push(b'\n');
         let kept = request.work.leaves_no_trace();
         // Never closed, so there is always a turn to come.
-        let turn = if kept { self.turns.acquire().await.ok() } else { None };
+        let mut turn = if kept { self.turns.acquire().await.ok() } else { None };
         let mut hand = match kept.then(|| self.take()).flatten() {
             Some(hand) => hand,
             None => Hand::start()?,
@@ -77,7 +77,7 @@ impl Hands {
                 match timeout(TURN, asking.as_mut()).await {
                     Ok(outcome) => break outcome,
                     Err(_) if pid.is_none_or(waits_in_the_kernel) => {
-                        drop(turn);
+                        turn = None;
                         break asking.await;
                     }
                     // The machine is busy, and would be more so with one more process.
@@ -85,6 +85,8 @@ impl Hands {
                 }
             }
         };
+        // Before the hand is kept: of two that are done at once, one must see that nobody works any more.
+        drop(turn);
         match outcome {
             Ok(Ok(reply)) => {
                 let reply = serde_json::from_slice::<Result<Done, Failure>>(&reply);
@@ -116,8 +118,7 @@ impl Hands {
     fn keep(&self, hand: Hand) {
         let mut idle = self.idle();
         idle.push(hand);
-        // The turn of whoever calls this is not back yet.
-        if self.turns.available_permits() >= TURNS - 1 {
+        if self.turns.available_permits() == TURNS {
             idle.drain(1..).for_each(Hand::reap);
         }
     }
