@@ -248,8 +248,10 @@ impl<'a> View<'a> {
                 user: publication.user(),
             };
             let there = self.observed.is_published(id);
-            let refused = !there && self.desired.may_begin(publication).is_err();
-            if refused || self.is_ending(&superblock) {
+            let may_come = there || self.desired.may_begin(publication).is_ok();
+            // What containers were given of a node mount moves with its share, though the node itself does not have it any
+            // more.
+            if !may_come && !self.is_held(publication) || self.is_ending(&superblock) {
                 continue;
             }
             if !self.observed.superblocks.contains(&superblock) {
@@ -261,7 +263,7 @@ impl<'a> View<'a> {
             }
             // A target that is not empty is refused by the executor, and its error reaches the caller. Of a server that
             // is away nothing is published: kubelet and the runtime look at what they are given, and would block.
-            if !there && usable && fence.is_none() {
+            if !there && may_come && usable && fence.is_none() {
                 steps.push(Step::Publish(id, superblock));
             }
         }

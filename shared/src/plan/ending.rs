@@ -45,10 +45,13 @@ impl View<'_> {
     }
 
     /// A hand that was given up and that the kernel holds may put one more layer over a target: it is known for ours, and
-    /// taken away, for as long as its base mount is there.
+    /// taken away, for as long as its base mount is there. A node mount that is not wanted any more may be held for long, and
+    /// is served until then: what it has left behind ends as that of all others.
     fn is_being_given_back(&self, id: &SuperblockId) -> bool {
         let of_it = |publication: &Publication| publication.share == id.share && publication.user() == id.user;
-        self.desired.publications.values().any(|publication| !publication.wanted && of_it(publication))
+        let stays = |publication: &Publication| publication.node && self.superseded(id);
+        let given_back = |publication: &Publication| !publication.wanted && of_it(publication) && !stays(publication);
+        self.desired.publications.values().any(given_back)
     }
 
     /// Its pod is on its way out, and kubelet is about to look at what waits for a server.
@@ -68,9 +71,16 @@ impl View<'_> {
     }
 
     /// A container has it from a node mount: what was given to it stays, and moves with its share. Whoever merely sees the
-    /// directory above loses it when its Share says so, and not because the object is gone, which may be a mishap.
-    fn is_held(&self, publication: &Publication) -> bool {
+    /// directory above loses it when its Share says so, and not because the object is gone, which may be a mishap. A share
+    /// that is wanted at another place of the node is kept up there, for all who have it.
+    pub(super) fn is_held(&self, publication: &Publication) -> bool {
         let share = &publication.share;
+        let elsewhere = |other: &Publication| {
+            other.node && other.wanted && other.share == *share && other.user() == publication.user()
+        };
+        if self.desired.publications.values().any(elsewhere) {
+            return false;
+        }
         let objects = &self.desired.objects;
         let meant = objects.shares.contains_key(share) && !objects.withdrawn.contains(share);
         let of_it = |id: &SuperblockId| id.share == *share && id.user == publication.user();

@@ -304,9 +304,48 @@ fn a_node_mount_stays_as_long_as_a_container_has_it_and_moves_with_its_share() {
     let top = world.containers[&id][0].layers.last().unwrap().to_string();
     assert!(top.ends_with(".b.1@node-rw"), "{top}");
     assert!(world.observed.namespaces.values().any(|tunnel| *tunnel == Tunnel::Fenced), "it may have left something");
+    // Where the kernel mounts beneath, nothing of the old one is seen.
+    world.containers.values_mut().flatten().for_each(|container| drop(container.layers.remove(0)));
+    world.observed.published.values_mut().for_each(|layers| drop(layers.remove(0)));
+    (0..3).for_each(|_| world.second(0, 0));
+    let left: Vec<&SuperblockId> = world.observed.superblocks.iter().collect();
+    assert!(left.len() == 1 && left[0].epoch == 2, "the old one has ended, though the new one is held: {left:?}");
     world.apply(&Op::EndContainers(NODE));
     (0..5).for_each(|_| world.second(0, 0));
     assert_eq!((world.desired.publications.len(), world.observed.superblocks.len()), (0, 0));
+}
+
+#[test]
+fn a_node_mount_leaves_a_place_for_another_though_a_container_has_it() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(NODE));
+    let id = World::publication(NODE).id();
+    let goes = |world: &World| plan(&world.desired, &world.observed, world.now).contains(&Step::Unpublish(id));
+    world.ask_for_node_mount(None);
+    world.second(0, 0);
+    assert!(!goes(&world));
+    world.ask_for_node_mount(Some("/mnt/other"));
+    let other = world.desired.node_mount_changes().pop().unwrap();
+    world.desired.publications.insert(other.id(), other);
+    assert!(goes(&world), "its superblock is kept up for the other place, and for the container");
+}
+
+#[test]
+fn what_a_container_has_of_a_node_mount_moves_though_the_node_itself_has_it_no_more() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(NODE));
+    world.apply(&Op::Unpublish(NODE));
+    let id = World::publication(NODE).id();
+    world.observed.published.remove(&id);
+    world.apply(&Op::ServerDies(0));
+    (0..12).for_each(|_| world.second(0, 0));
+    let top = world.containers[&id][0].layers.last().unwrap().to_string();
+    assert!(top.ends_with(".b.1@node-rw"), "{top}");
+    assert!(!world.observed.is_published(id), "nobody wants it there");
 }
 
 #[test]
