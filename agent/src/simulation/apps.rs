@@ -8,15 +8,18 @@ use moorline_shared::observed::Occupants;
 use moorline_shared::share::Policy;
 use moorline_sys::mountinfo::{Attributes, Device};
 
+use super::nodes::{NodeUse, Way};
 use super::storage::Write;
 use super::table::{Detached, MountTable};
-use super::world::World;
+use super::world::{World, overlay};
 
 /// One process, in a mount namespace of its own.
 #[derive(Debug, Clone)]
 pub(super) struct Container {
     pub uid: String,
     pub volume: PublicationId,
+    /// Of a node mount, and then no pod's.
+    pub node: Option<NodeUse>,
     pub pid: i32,
     pub table: MountTable,
     /// Where it sees the volume, and whether it may never write there.
@@ -57,6 +60,11 @@ pub(super) enum Outcome {
 }
 
 impl Container {
+    /// It sees the host's mounts.
+    pub(super) fn is_on_host(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.way == Way::Host)
+    }
+
     pub(super) fn holds(&self, device: Device) -> bool {
         self.held.contains(&device) || self.call_on(device).is_some()
     }
@@ -79,6 +87,7 @@ impl World {
         let mut container = Container {
             uid: volume.uid.clone(),
             volume: id,
+            node: None,
             pid: i32::try_from(inode).unwrap_or(i32::MAX),
             table: MountTable::default(),
             places: Vec::new(),
@@ -87,12 +96,7 @@ impl World {
             call: None,
             held: Vec::new(),
         };
-        let root = Detached {
-            device: Device { major: 0, minor: 9 },
-            attributes: Attributes::default(),
-            source: "overlay".into(),
-        };
-        container.table.put_over(self.number(), Path::new("/"), root);
+        container.table.put_over(self.number(), Path::new("/"), overlay());
         let read_only = top.attributes.read_only || self.rng.u32(..4) == 0;
         let attributes = Attributes { read_only, ..top.attributes };
         let whole = Detached { device: top.device, attributes, source: top.source.clone() };
@@ -120,7 +124,12 @@ impl World {
         let held = container.held.clone();
         let place = self.rng.usize(..container.places.len());
         let (at, read_only) = self.containers[&inode].places[place].clone();
-        let Some(top) = self.containers[&inode].table.top(&at).cloned() else { return };
+        let container = &self.containers[&inode];
+        let table = if container.is_on_host() { &self.host } else { &container.table };
+        // A seal is nobody's, and no share's.
+        let Some(top) = table.top(&at).filter(|top| self.superblocks.contains_key(&top.device)).cloned() else {
+            return;
+        };
         let file = self.rng.u8(..2);
         match self.rng.u32(..6) {
             0 => self.call(inode, top.device, Kind::Read { file }),

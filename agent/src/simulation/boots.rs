@@ -9,6 +9,7 @@ use moorline_shared::happening::{Happening, Kind};
 use moorline_sys::mountinfo::Device;
 use tokio::time::sleep;
 
+use super::table::SEAL;
 use super::world::{HOST_NETWORK, Network, Shared, World, paths};
 use crate::reconcile::Event;
 
@@ -93,8 +94,10 @@ impl World {
                 let mut left: Vec<String> = self.bases().map(|(id, _)| format!("{id} is mounted")).collect();
                 let names = self.host.0.iter().filter(|mount| mount.mount_point.starts_with(paths().namespaces()));
                 left.extend(names.map(|mount| format!("{} is there", mount.mount_point.display())));
-                let targets = self.volumes.values().filter(|volume| self.host.top(&volume.target).is_some());
-                left.extend(targets.map(|volume| format!("{} is mounted", volume.target.display())));
+                let places = self.asked.keys().map(|(place, _)| place);
+                let targets = self.volumes.values().map(|volume| &volume.target).chain(places);
+                let shared = targets.filter(|at| self.host.top(at).is_some_and(|top| top.source.as_os_str() != SEAL));
+                left.extend(shared.map(|target| format!("{} is mounted", target.display())));
                 let unwritten = self
                     .superblocks
                     .iter()
@@ -131,6 +134,7 @@ impl World {
         self.say(|| format!("{why}; boot {boots}"));
         self.shutdown = None;
         self.containers.clear();
+        self.followers.clear();
         self.superblocks.clear();
         self.networks.clear();
         self.networks.insert(HOST_NETWORK, Network::default());
@@ -147,7 +151,8 @@ impl World {
 
     /// Kubelet asks for each volume anew in each boot.
     pub(super) fn judge_asked(&mut self, target: &Path) {
-        let asked = self.volumes.values().any(|volume| volume.target == target && volume.asked);
+        let asked =
+            self.volumes.values().any(|volume| volume.target == target && volume.asked) || self.was_asked(target);
         if self.boots > 1 && !asked {
             let what = format!("{} is published, and nobody has asked for it since the node booted", target.display());
             self.breaks("after a boot nothing comes back unasked", what);

@@ -53,6 +53,7 @@ pub(super) async fn unfold(world: &Shared) {
         for uid in world.pods.keys().cloned().collect::<Vec<_>>() {
             world.delete_pod(&uid, Duration::from_secs(5));
         }
+        world.clear_node();
     }
     settle(world, |world| world.leftovers()).await;
 }
@@ -118,6 +119,8 @@ impl World {
             82..88 => self.write_back(),
             88..89 if !self.scene.calm && self.rng.u32(..8) == 0 => self.boot("the node crashes"),
             89..90 if !self.scene.calm && self.rng.u32(..4) == 0 => self.ask_to_shut_down(),
+            90..95 if !self.asked.is_empty() => self.node_user_comes(),
+            95..97 if !self.asked.is_empty() => self.node_mounts_change(),
             _ => {}
         }
         None
@@ -241,7 +244,9 @@ impl World {
                 for share in self.objects.iter_mut().filter_map(share_of) {
                     // Whose targets hold different data would show another's from then on, and rightly.
                     let one_store = self.scene.gateway_of(&share.name).is_some_and(|index| self.scene.one_store[index]);
-                    if one_store && !self.scene.is_sheltered(&share.gateway) {
+                    // Who is refused a change is refused all of it, what the Share says of the node included.
+                    let on_node = share.node_mount.is_some();
+                    if one_store && !on_node && !self.scene.is_sheltered(&share.gateway) {
                         (share.access, share.namespaces) = (Access::ReadOnly, Namespaces::All);
                     }
                 }
@@ -261,7 +266,8 @@ impl World {
         self.tell_of_objects();
     }
 
-    fn tell_of_objects(&mut self) {
+    pub(super) fn tell_of_objects(&mut self) {
+        self.note_asked();
         let reading = self.reading();
         if let Some(door) = self.door() {
             tokio::spawn(async move { door.send(Event::Objects(reading)).await });
@@ -311,6 +317,7 @@ impl World {
         }
         self.objects = self.scene.files();
         self.objects.iter_mut().filter_map(share_of).for_each(|share| share.namespaces = Namespaces::All);
+        self.withdraw_some();
         self.write_back();
         self.tell_of_objects();
         self.tell_of_pods();

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
 use moorline_shared::publication::Publication;
 use moorline_sys::mountinfo::{Attributes, Device, Mount};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::storage::Superblock;
-use super::table::{Detached, MountTable};
-use super::world::{HOST_NETWORK, Network, Shared, World, paths};
-use crate::hands::{self, Done, Failure, Publish, Replace, Work};
+use super::table::{Detached, MountTable, SEAL};
+use super::world::{HOST_NETWORK, Network, Shared, TMPFS, World, paths};
+use crate::hands::{self, Done, Failure, Publish, Replace, Work, is_seal};
 
 /// The mount namespace of the host, and its first process.
 pub(super) const HOST: u64 = 1;
@@ -76,7 +76,7 @@ impl World {
         let publication = |target: &PathBuf| {
             let volume = self.volumes.get(&PublicationId::of(&target.to_string_lossy()));
             let share = volume.map(|volume| &self.scene.shares[self.scene.slots[volume.slot].share]);
-            share.is_some_and(|share| self.scene.is_sheltered(&share.gateway))
+            share.or_else(|| self.share_at(target)).is_some_and(|share| self.scene.is_sheltered(&share.gateway))
         };
         match work {
             Work::Prepare => false,
@@ -208,7 +208,10 @@ impl Hand {
                 self.flush(device).await?;
             }
             Work::Detach { target_path } => self.detach(target_path).await?,
-            Work::Unpublish { target_path, .. } => {
+            Work::Unpublish { target_path, node } => {
+                if *node {
+                    self.unmount_unused(target_path).await?;
+                }
                 self.detach(target_path).await?;
                 self.world.lock().directories.remove(target_path);
             }
@@ -237,12 +240,8 @@ impl Hand {
     }
 
     async fn shut_down(&mut self, id: &NamespaceId) -> Piece {
-        let writers: Vec<(SuperblockId, Device)> = self
-            .world
-            .lock()
-            .bases()
-            .filter(|(other, _)| other.namespace == *id && matches!(other.user, User::ReadWrite(_)))
-            .collect();
+        let writers: Vec<(SuperblockId, Device)> =
+            self.world.lock().bases().filter(|(other, _)| other.namespace == *id && other.user.writes()).collect();
         for (superblock, device) in writers {
             if !self.world.lock().scene.shuts_down {
                 return failed(true, format!("end {superblock} for good: this kernel can't"));
@@ -285,7 +284,7 @@ impl Hand {
                 dirty: Vec::new(),
             },
         );
-        let read_only = id.user == User::ReadOnly;
+        let read_only = !id.user.writes();
         let attributes = Attributes { read_only, no_suid: true, no_dev: true, no_exec: false };
         let source = format!("{}:{}", wanted.server, wanted.export).into();
         let mount = world.number();
@@ -296,15 +295,26 @@ impl Hand {
     async fn publish(&mut self, wanted: &Publish) -> Piece {
         let target = &wanted.target_path;
         let base = self.base(&wanted.superblock)?;
-        {
+        let is_sealed = {
             let mut world = self.world.lock();
-            if target.parent().is_none_or(|parent| !world.directories.contains(parent)) {
+            if !wanted.node && target.parent().is_none_or(|parent| !world.directories.contains(parent)) {
                 return failed(false, format!("open the directory of {}", target.display()));
             }
-            if world.host.top(target).is_some() {
+            let is_sealed = world.host.top(target).map(is_seal);
+            if is_sealed == Some(false) {
                 return failed(true, format!("something else is mounted at {}", target.display()));
             }
             world.directories.insert(target.clone());
+            is_sealed.is_some()
+        };
+        // Below a pod's volume nobody is looked for who could see the difference.
+        if wanted.node && !is_sealed {
+            self.pace().await?;
+            let mut world = self.world.lock();
+            let seal = world.number();
+            world.host.put_over(seal, target, sealing());
+            world.host.follow(seal);
+            world.spread(seal);
         }
         self.pace().await?;
         let mut world = self.world.lock();
@@ -315,6 +325,10 @@ impl Hand {
         world.judge_shown(&clone, id);
         let mount = world.number();
         world.host.put_over(mount, target, clone);
+        if wanted.node {
+            world.host.follow(mount);
+            world.spread(mount);
+        }
         Ok(())
     }
 
@@ -368,6 +382,7 @@ impl Hand {
             let mut world = self.world.lock();
             let (beneath, fresh) = (world.scene.beneath, world.number());
             let Some(table) = table(&mut world, inode) else { return failed(false, "the container is gone") };
+            let follows = inode == HOST && copy.follows;
             match is_on_top(table, copy) {
                 None => return Ok(()),
                 Some(false) => return failed(false, "it is covered by another mount by now"),
@@ -376,6 +391,10 @@ impl Hand {
             let there = table.0.iter().any(|mount| mount.id == copy.parent && mount.device == new.device);
             if beneath && !there {
                 table.put_beneath(fresh, copy.id, clone.clone());
+                if follows {
+                    table.follow(fresh);
+                    world.spread(fresh);
+                }
             }
             beneath
         };
@@ -385,7 +404,11 @@ impl Hand {
             show(&mut world, inode, copy, &clone);
             let Some(table) = table(&mut world, inode) else { return Ok(()) };
             if is_on_top(table, copy) == Some(true) {
-                table.take_away(copy.id);
+                if inode == HOST {
+                    world.take_from_host(copy.id);
+                } else {
+                    table.take_away(copy.id);
+                }
             }
             world.flow();
             return Ok(());
@@ -395,6 +418,7 @@ impl Hand {
             .await?;
         let mut world = self.world.lock();
         let fresh = world.number();
+        world.make_private(copy.id);
         // Upon what is on top by now; and nowhere, if what was opened is no more.
         match table(&mut world, inode) {
             Some(table) if table.find(copy.id).is_some() => table.put_over(fresh, &copy.mount_point, clone.clone()),
@@ -429,13 +453,31 @@ impl Hand {
             let Some(top) = world.host.top(target).cloned() else {
                 return Ok(());
             };
-            if !world.bases().any(|(_, device)| device == top.device) {
+            if !is_seal(&top) && !world.bases().any(|(_, device)| device == top.device) {
                 return failed(true, format!("what is mounted at {} is not ours", target.display()));
             }
             world.judge_unpublish(target);
-            world.host.take_away(top.id);
+            world.judge_node_unpublish(target, &top);
+            world.take_from_host(top.id);
             world.flow();
         }
+    }
+
+    /// The topmost layer of a node mount, as `umount` does it.
+    async fn unmount_unused(&mut self, target: &std::path::Path) -> Piece {
+        self.pace().await?;
+        let mut world = self.world.lock();
+        let Some(top) = world.host.top(target).cloned() else { return Ok(()) };
+        if !world.bases().any(|(_, device)| device == top.device) {
+            return Ok(());
+        }
+        if world.is_busy(target, top.device) {
+            return failed(false, format!("{} is still used by a process", target.display()));
+        }
+        world.judge_node_unpublish(target, &top);
+        world.take_from_host(top.id);
+        world.flow();
+        Ok(())
     }
 
     async fn flush(&mut self, device: Device) -> Piece {
@@ -481,6 +523,11 @@ impl Hand {
     }
 }
 
+fn sealing() -> Detached {
+    let attributes = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };
+    Detached { device: TMPFS, attributes, source: SEAL.into() }
+}
+
 fn table(world: &mut World, inode: u64) -> Option<&mut MountTable> {
     match inode {
         HOST => Some(&mut world.host),
@@ -502,7 +549,10 @@ fn show(world: &mut World, inode: u64, copy: &Mount, clone: &Detached) {
                 .iter()
                 .find(|(_, volume)| volume.target == *at || volume.target.parent() == at.parent())
                 .map(|(id, _)| *id)
+                .or_else(|| world.is_place(at).then(|| PublicationId::of(&at.to_string_lossy())))
         }
+        // Who has the directory above has several.
+        _ if world.is_place(&copy.mount_point) => Some(PublicationId::of(&copy.mount_point.to_string_lossy())),
         _ => world.containers.get(&inode).map(|container| container.volume),
     };
     if let Some(to) = to {

@@ -222,7 +222,8 @@ impl Machine for Life {
         let found = self.call(|world| {
             let of_interest = |table: &[Mount]| table.iter().any(|mount| devices.contains(&mount.device));
             let host = MountNamespace { inode: HOST, pid: 1, table: world.host.0.clone(), occupants: None };
-            let containers = world.containers.iter().map(|(inode, container)| MountNamespace {
+            let own = world.containers.iter().filter(|(_, container)| !container.is_on_host());
+            let containers = own.map(|(inode, container)| MountNamespace {
                 inode: *inode,
                 pid: container.pid,
                 table: container.table.0.clone(),

@@ -7,6 +7,7 @@ mod chaos;
 mod hands;
 mod kubelet;
 mod life;
+mod nodes;
 mod scene;
 mod storage;
 pub mod sweep;
@@ -66,7 +67,9 @@ pub fn run(seed: u64, tell: bool) -> Run {
     RUNS.set(true);
     PANIC.take();
     let mut rng = Rng::with_seed(seed);
-    let scene = Scene::draw(&mut rng);
+    let mut scene = Scene::draw(&mut rng);
+    // With numbers of their own, so that a seed without them is what it was before there were any.
+    scene.draw_node_mounts(&mut Rng::with_seed(!seed));
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without I/O needs nothing");
     let (broken, story) = runtime.block_on(async {
@@ -93,8 +96,9 @@ impl World {
             self.say(|| format!("Gateway {name}: {path}, sharedData {shared}, targets {}", targets.join(", ")));
         }
         for share in &scene.shares {
-            let Share { name, gateway, export, access, policy, .. } = share;
-            self.say(|| format!("Share {name}: {export} of {gateway}, {access}, {policy}"));
+            let Share { name, gateway, export, access, policy, node_mount, .. } = share;
+            let place = node_mount.as_ref().map(|place| format!(", on the node at {place}")).unwrap_or_default();
+            self.say(|| format!("Share {name}: {export} of {gateway}, {access}, {policy}{place}"));
         }
         for (index, slot) in scene.slots.iter().enumerate() {
             let access = if slot.read_only { "reads" } else { "writes" };

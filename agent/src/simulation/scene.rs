@@ -103,6 +103,14 @@ impl Scene {
         }
     }
 
+    /// In one seed of three Shares are asked for on the node itself.
+    pub(super) fn draw_node_mounts(&mut self, rng: &mut Rng) {
+        let some = rng.u32(..3) == 0;
+        for share in self.shares.iter_mut().filter(|_| some && rng.u32(..3) > 0) {
+            share.node_mount = Some(format!("/srv/{}", share.name).parse().expect("a place"));
+        }
+    }
+
     /// The files as they are when nobody has changed them.
     pub(super) fn files(&self) -> Vec<Located> {
         let gateways = self.gateways.iter().cloned().map(Object::Gateway);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use moorline_shared::id::{NamespaceId, SuperblockId, User};
+use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_sys::mountinfo::Device;
 
 use super::apps::{Call, Outcome};
@@ -218,6 +218,6 @@ impl World {
     }
 
     pub(super) fn is_writers(superblock: &Superblock) -> bool {
-        matches!(superblock.id.user, User::ReadWrite(_))
+        superblock.id.user.writes()
     }
 }

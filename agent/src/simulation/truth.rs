@@ -67,18 +67,20 @@ impl World {
         self.is_marked(id) || self.network_of(id).is_none() || self.silence(id, late) >= GIVEN_UP
     }
 
-    fn is_superseded(&self, id: &SuperblockId) -> bool {
+    pub(super) fn is_superseded(&self, id: &SuperblockId) -> bool {
         self.bases().any(|(other, _)| other.share == id.share && other.user == id.user && other.epoch > id.epoch)
     }
 
     /// A pod that kubelet wants to have it rests on it.
     fn is_needed(&self, id: &SuperblockId) -> bool {
+        if let User::Node(_) = id.user {
+            return self.is_asked(&id.share) || self.is_given(id);
+        }
         self.volumes.iter().any(|(volume, truth)| {
             let share = &self.scene.shares[self.scene.slots[truth.slot].share].name;
             let mine = match id.user {
                 User::ReadOnly => truth.read_only,
                 User::ReadWrite(of) => of == *volume,
-                // None is asked for.
                 User::Node(_) => false,
             };
             // Of a pod that is deleted and whose containers are gone kubelet has only to give the volume back.
@@ -205,7 +207,8 @@ impl World {
         let deleted = self
             .volumes
             .get(&volume)
-            .is_none_or(|truth| !truth.wanted || self.pods.get(&truth.uid).is_none_or(|pod| pod.deleted.is_some()));
+            .is_none_or(|truth| !truth.wanted || self.pods.get(&truth.uid).is_none_or(|pod| pod.deleted.is_some()))
+            && self.place_of(volume).is_none();
         let newer = |other: &super::storage::Superblock| other.id.share == id.share && other.id.epoch > id.epoch;
         // Writers are shut down with the server that another share of theirs has left.
         let superseded = self.superblocks.values().any(newer)
@@ -242,9 +245,14 @@ impl World {
         let Some(shown) = self.superblocks.get_mut(device) else { return };
         shown.shown = true;
         let shown = shown.clone();
+        let place = self.place_of(to).map(Path::to_owned);
         // None for one that kubelet has forgotten.
         let read_only = self.volumes.get(&to).is_some_and(|volume| volume.read_only);
+        let read_only = place.map_or(read_only, |place| self.judge_shown_on_node(&shown.id, &place));
         match shown.id.user {
+            User::Node(_) if self.volumes.contains_key(&to) => {
+                self.breaks(OTHERS, format!("{} is shown to {to}", shown.id));
+            }
             User::ReadWrite(of) if of != to => self.breaks(OTHERS, format!("{} is shown to {to}", shown.id)),
             User::ReadWrite(_) if read_only => {
                 self.breaks("read-only never becomes writable", format!("{} is shown to {to}", shown.id));
@@ -312,7 +320,7 @@ impl World {
 
     /// What has not come true yet.
     pub(super) fn unsettled(&mut self) -> Vec<String> {
-        let mut open = Vec::new();
+        let mut open = self.unsettled_on_node();
         for (id, volume) in &self.volumes {
             let uid = &volume.uid;
             if volume.wanted && !volume.there {
@@ -326,7 +334,7 @@ impl World {
                 open.push(format!("{uid} on the host {why}"));
             }
         }
-        for (inode, container) in &self.containers {
+        for (inode, container) in self.containers.iter().filter(|(_, container)| container.node.is_none()) {
             if container.call.is_some() {
                 open.push(format!("container {inode} is in {:?}", container.call));
             }
@@ -352,6 +360,7 @@ impl World {
                     .volumes
                     .values()
                     .any(|volume| self.scene.shares[self.scene.slots[volume.slot].share].gateway == *gateway);
+                let used = used || self.is_used_on_node(gateway);
                 if (!used || self.is_marked(&id)) && !kept(&id) {
                     open.push(format!("the network namespace {id} is still there"));
                 }
@@ -367,26 +376,32 @@ impl World {
     }
 
     /// In a layer, whether anybody sees that or not.
-    fn is_shown(&self, device: Device) -> bool {
+    pub(super) fn is_shown(&self, device: Device) -> bool {
         let host =
             self.host.0.iter().any(|mount| mount.device == device && !mount.mount_point.starts_with(paths().node()));
         host || self.containers.values().any(|container| container.table.shows(device))
     }
 
     fn is_served(&self, id: PublicationId, device: Option<Device>) -> Result<(), String> {
+        let name = self.is_in_force(device)?;
+        match name.user {
+            User::ReadWrite(of) if of != id => Err(format!("sees {name}, which is another's")),
+            User::Node(_) => Err(format!("sees {name}, which is the node's")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is seen there, if it is what should be by now.
+    pub(super) fn is_in_force(&self, device: Option<Device>) -> Result<&SuperblockId, String> {
         let Some(device) = device else { return Err("has no mount".into()) };
         let Some(superblock) = self.superblocks.get(&device) else { return Err("has a foreign mount".into()) };
         let name = &superblock.id;
-        match name.user {
-            User::ReadWrite(of) if of != id => return Err(format!("sees {name}, which is another's")),
-            _ => {}
-        }
         if self.is_superseded(name) || self.base(name).is_none_or(|base| base.device != device) {
             Err(format!("sees {name}, which is not in force"))
         } else if !self.answers(device) || self.is_stale(device) {
             Err(format!("sees {name}, which does not answer"))
         } else {
-            Ok(())
+            Ok(name)
         }
     }
 

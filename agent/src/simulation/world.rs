@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::apps::Container;
 use super::boots::Shutdown;
+use super::nodes::{Followers, Places};
 use super::scene::Scene;
 use super::storage::{Server, Store, Superblock};
 use super::table::{Detached, MountTable};
@@ -53,9 +54,13 @@ pub(super) struct World {
     pub directories: BTreeSet<PathBuf>,
     /// What people wrote, as it is now.
     pub objects: Vec<Located>,
+    /// And what they say of the node's places, now and before.
+    pub asked: Places,
 
     pub host: MountTable,
     pub containers: BTreeMap<u64, Container>,
+    /// What of them follows which mount of the host's.
+    pub followers: Followers,
     pub superblocks: BTreeMap<Device, Superblock>,
     /// Network namespaces as the kernel knows them. That of the host is the first.
     pub networks: BTreeMap<u64, Network>,
@@ -140,8 +145,13 @@ pub(super) fn paths() -> Paths {
 
 /// Of the node's own file systems, of which nothing is asked.
 const OTHER: Device = Device { major: 8, minor: 1 };
-const TMPFS: Device = Device { major: 0, minor: 5 };
+pub(super) const TMPFS: Device = Device { major: 0, minor: 5 };
 const NSFS: Device = Device { major: 0, minor: 4 };
+
+/// A container's own.
+pub(super) fn overlay() -> Detached {
+    Detached { device: Device { major: 0, minor: 9 }, attributes: Attributes::default(), source: "overlay".into() }
+}
 
 impl World {
     #[expect(clippy::disallowed_methods, reason = "wiring: the origin of the time that is made up here")]
@@ -153,8 +163,10 @@ impl World {
             files: BTreeMap::new(),
             directories: BTreeSet::from([paths().pods()]),
             objects: scene.files(),
+            asked: Places::new(),
             host: MountTable::default(),
             containers: BTreeMap::new(),
+            followers: Followers::new(),
             superblocks: BTreeMap::new(),
             networks: BTreeMap::from([(HOST_NETWORK, Network::default())]),
             numbers: 100,
@@ -182,6 +194,7 @@ impl World {
         let root = Detached { device: OTHER, attributes: Attributes::default(), source: "/dev/vda".into() };
         world.host.put_over(1, Path::new("/"), root);
         world.build_servers();
+        world.note_asked();
         world
     }
 
