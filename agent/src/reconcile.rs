@@ -412,6 +412,10 @@ impl Reconciler {
             self.in_use = in_use;
         } else {
             self.revise(&observed);
+            // Nothing is planned for a node mount before it is known what is asked for by now.
+            if !self.desired.node_mount_changes().is_empty() {
+                return self.round();
+            }
         }
         // What is let go of by a node that shuts down is not judged again.
         if self.desired.shutdown.is_none() {
