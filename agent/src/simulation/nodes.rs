@@ -355,7 +355,7 @@ impl World {
                     }
                 }
                 // What is not there any more, and was given to somebody, is on record until that ends.
-                (Some(name), None) if self.is_kept_for_another(place, name) => {}
+                (_, None) if self.is_on_record_for(place, wanted) => {}
                 (Some(name), None) => open.push(format!("Share {name} is not at {shown}")),
                 (_, Some(id)) => open.push(format!("{id} is at {shown}, and nobody wants it")),
                 (None, None) if top.is_some() => open.push(format!("a seal is left at {shown}")),
@@ -370,6 +370,7 @@ impl World {
                 let seen = self.is_in_force(user.table.top(at).map(|top| top.device));
                 let problem = match (mine.way, seen) {
                     (Way::Given, Ok(id)) if !mine.was_given(id) => format!("sees {id}, which was not given to it"),
+                    (Way::Sees, Ok(id)) if self.has_kept(user, id) => continue,
                     (Way::Sees, Ok(id)) if self.shown_at(at).is_some_and(|(_, on_host)| on_host != id) => {
                         format!("sees {id}, and the host does not")
                     }
@@ -401,14 +402,15 @@ impl World {
                 .any(|(id, device)| matches!(id.user, User::Node(_)) && of_it(&id.share) && self.is_shown(device))
     }
 
-    fn is_kept_for_another(&self, place: &Path, name: &Name) -> bool {
-        let file = self.asked.get(&(place.to_owned(), name.clone())).map(|asked| paths().publication(asked.id));
-        let record = file.and_then(|file| self.files.get(&file));
+    /// For somebody who was given it, and not for the Share that is wanted there.
+    fn is_on_record_for(&self, place: &Path, wanted: Option<&Name>) -> bool {
+        let id = self.asked.iter().find(|((at, _), _)| at == place).map(|(_, asked)| asked.id);
+        let record = id.and_then(|id| self.files.get(&paths().publication(id)));
         let record = record.and_then(|record| serde_json::from_slice::<Publication>(record).ok());
-        let given = |(_, _, mine): (u64, &Container, &NodeUse), other: &Publication| {
+        let given = |mine: &NodeUse, other: &Publication| {
             mine.given.iter().any(|(share, user)| *share == other.share && *user == other.user())
         };
-        record.is_some_and(|other| other.share != *name && self.users().any(|user| given(user, &other)))
+        record.is_some_and(|other| wanted != Some(&other.share) && self.users().any(|(_, _, mine)| given(mine, &other)))
     }
 
     // What people do.
