@@ -55,19 +55,18 @@ kubernetes: build
 	@PEERS=1 tests/kube/run one-death
 
 # The whole fault matrix, every kill point and a million seeds of the simulator, each part under an hour; what every run has
-# of them is in `make lab` and `make unit`. Rows of the matrix that passed already, as things are, are not run again: what is
-# on record of them makes docs/FAULTS.md.
+# of them is in `make lab` and `make unit`. What passed already, as things are, is not run again: what is on record of it
+# makes docs/FAULTS.md.
 soak: setup build
 	@$(BIN)/lab run --soak --limit 3500 --keep --record tests/record/faults.jsonl fault_
+	@$(BIN)/lab run --soak --limit 3500 --keep --record tests/record/kills.jsonl kill_
+	@$(BIN)/lab run --soak --limit 3500 --keep --record tests/record/kills-newer.jsonl --kernel newer kill_
+	@tests/seeds
 	@$(BIN)/lab faults
-	@$(BIN)/lab run --soak --limit 3500 --keep kill_
-	@$(BIN)/lab run --soak --limit 3500 --keep --kernel newer kill_
-	@$(MAKE) --no-print-directory seeds
 
-# Goes on where it was interrupted, and begins anew once all are done.
+# Goes on where it was interrupted, and begins anew for another commit.
 seeds:
-	@cargo run --quiet -p moorline-agent --features simulation --bin simulate -- \
-	  --seeds 0..1000000 --resume target/seeds --limit 3500
+	@tests/seeds
 
 # Each fault's rows against an agent that was changed for the worse: they must fail.
 soak-mutations: setup build

@@ -1,5 +1,5 @@
-//! What the rows of the fault matrix were seen to do: a line of JSON for each, kept in the repository, and the page made
-//! of them.
+//! What the soak saw: a line of JSON for each row of the fault matrix, each kill point and each stretch of the simulator's
+//! seeds, kept in the repository, and the page made of them.
 
 mod page;
 
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Op};
@@ -54,6 +55,37 @@ pub struct Row {
     pub seen: Seen,
 }
 
+/// A stretch of the simulator's seeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seeds {
+    pub first: u64,
+    pub end: u64,
+    pub failed: u64,
+    pub commit: String,
+}
+
+/// All that is on record.
+#[derive(Debug)]
+pub struct Records {
+    pub matrix: Vec<Row>,
+    pub mutations: Vec<Row>,
+    /// On every kernel.
+    pub kills: Vec<Row>,
+    pub seeds: Vec<Seeds>,
+}
+
+impl Records {
+    pub fn of(folder: &Path) -> io::Result<Self> {
+        let kills = [read(&folder.join("kills.jsonl"))?, read(&folder.join("kills-newer.jsonl"))?];
+        Ok(Self {
+            matrix: read(&folder.join("faults.jsonl"))?,
+            mutations: read(&folder.join("mutations.jsonl"))?,
+            kills: kills.concat(),
+            seeds: read_lines(&folder.join("seeds.jsonl"))?,
+        })
+    }
+}
+
 impl Seen {
     /// From the events of the application and of its neighbour, a JSON line each.
     pub fn of(verdict: &str, application: &str, neighbour: &str) -> Self {
@@ -82,7 +114,7 @@ impl Seen {
         seen
     }
 
-    /// Of a scenario that has ended, from what it left in its results; for rows of the matrix.
+    /// Of a scenario that has ended, from what it left in its results.
     pub fn keep(results: &Path, verdict: &str) -> io::Result<()> {
         let log = |pod: &str| fs::read_to_string(results.join(format!("pod-{pod}.log"))).unwrap_or_default();
         let seen = Self::of(verdict, &log("pod"), &log("neighbour"));
@@ -113,6 +145,10 @@ fn release() -> String {
 
 /// The rows in a file; none where there is no file.
 pub fn read(file: &Path) -> io::Result<Vec<Row>> {
+    read_lines(file)
+}
+
+fn read_lines<T: DeserializeOwned>(file: &Path) -> io::Result<Vec<T>> {
     let text = match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text?,

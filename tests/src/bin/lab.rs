@@ -310,8 +310,7 @@ const DONE: &str = "done";
 
 fn faults(folder: &Path, page: &Path) -> io::Result<ExitCode> {
     let names: Vec<&str> = scenarios::FAULTS.iter().map(|row| row.name).collect();
-    let (rows, mutants) = (record::read(&folder.join("faults.jsonl"))?, record::read(&folder.join("mutations.jsonl"))?);
-    fs::write(page, record::page(&names, &rows, &mutants))?;
+    fs::write(page, record::page(&names, &record::Records::of(folder)?))?;
     Ok(ExitCode::SUCCESS)
 }
 

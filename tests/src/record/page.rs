@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::Row;
+use super::{Records, Row, Seeds};
 
 const HEAD: &str = "# The fault matrix
 
@@ -22,7 +22,7 @@ each row demands is in `tests/src/scenarios/faults.rs`: a row that passed has se
 ";
 
 /// The page, for these rows of the matrix, in their order, and what is on record of them.
-pub fn page(names: &[&str], record: &[Row], mutants: &[Row]) -> String {
+pub fn page(names: &[&str], records: &Records) -> String {
     let mut text = HEAD.to_owned();
     // Writing to a String cannot fail.
     let _ = write!(
@@ -30,12 +30,12 @@ pub fn page(names: &[&str], record: &[Row], mutants: &[Row]) -> String {
         "\n| row | seen | verified | acknowledged | errors | longest call | longest gap | neighbour | kernel | commit |\n|---|---|---|---|---|---|---|---|---|---|\n"
     );
     for name in names {
-        let _ = match record.iter().find(|row| row.row == *name && row.mutation.is_none()) {
+        let _ = match records.matrix.iter().find(|row| row.row == *name && row.mutation.is_none()) {
             Some(row) => writeln!(text, "{}", line(row)),
             None => writeln!(text, "| {} | not run yet | | | | | | | | |", shown(name)),
         };
     }
-    text + &mutations(mutants)
+    text + &mutations(&records.mutations) + &kills(&records.kills) + &seeds(&records.seeds)
 }
 
 fn shown(name: &str) -> String {
@@ -85,6 +85,50 @@ For each fault there is a change for the worse to the engine, `tests/mutations/F
         let passed = if passed.is_empty() { "none".to_owned() } else { passed.join(", ") };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "| `{fault}` | {failed} of {} | {passed} | {commit} |", rows.len());
+    }
+    text
+}
+
+fn kills(rows: &[Row]) -> String {
+    let mut by_run: BTreeMap<(&str, &str), Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        by_run.entry((&row.seen.kernel, &row.commit)).or_default().push(row);
+    }
+    let mut text = "
+## Kill points
+
+Wherever a crash leaves something half-done a hand dies, or the agent with all its hands, a row each: `kill_POINT_hand`,
+`kill_POINT_agent`, with the points of `agent/src/killpoint.rs`. Then the same call is made again, and all is as if nobody had
+died.
+
+| kernel | commit | rows that passed | rows that failed |
+|---|---|---|---|
+"
+    .to_owned();
+    for ((kernel, commit), rows) in by_run {
+        let failed: Vec<String> =
+            rows.iter().filter(|row| row.seen.verdict != "passed").map(|row| shown(&row.row)).collect();
+        let passed = rows.len() - failed.len();
+        let failed = if failed.is_empty() { "none".to_owned() } else { failed.join(", ") };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| {kernel} | {commit} | {passed} | {failed} |");
+    }
+    text
+}
+
+fn seeds(stretches: &[Seeds]) -> String {
+    let mut text = "
+## The simulator
+
+What docs/SIMULATOR.md tells of, a life from each seed.
+
+| seeds | failed | commit |
+|---|---|---|
+"
+    .to_owned();
+    for Seeds { first, end, failed, commit } in stretches {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| {first}..{end} | {failed} | {commit} |");
     }
     text
 }

@@ -204,9 +204,9 @@ pub fn chosen(kernel: Kernel, soak: bool) -> impl Iterator<Item = &'static Scena
     rows.chain(ALL.iter().filter(move |_| !soak)).filter(move |scenario| scenario.kernels.contains(&kernel))
 }
 
-/// Whether it is one of the fault matrix.
+/// Whether it is one of those that the soak keeps a record of.
 pub fn is_row(name: &str) -> bool {
-    FAULTS.iter().any(|row| row.name == name)
+    FAULTS.iter().chain(kills()).any(|row| row.name == name)
 }
 
 /// What runs on further machines of a scenario, started by that.
