@@ -566,7 +566,10 @@ fn nothing_is_left(agent: &mut Agent, before: &[Mount]) {
             left.extend(volumes.iter().flat_map(|volume| entries(Path::new(volume))));
         }
         // One may wait for the next request.
-        left.extend(hands().iter().skip(1).map(|pid| format!("process {pid}")));
+        left.extend(hands().iter().skip(1).map(|pid| {
+            let [stat, stack] = ["stat", "stack"].map(|file| fs::read_to_string(format!("/proc/{pid}/{file}")));
+            format!("process {pid}: {stat:?} {stack:?}")
+        }));
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
 }
