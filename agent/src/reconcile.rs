@@ -118,6 +118,8 @@ pub(crate) struct Reconciler {
     problems: Vec<Problem>,
     /// Why what the files say is not in force: it could not be put on record.
     unrecorded: Option<String>,
+    /// What is to come back, as it was last put on record; nothing is known of what an earlier agent left there.
+    returning_on_record: Option<BTreeSet<PublicationId>>,
     /// Shares that rest on a mount, as they were when the files were last held against them.
     in_use: BTreeSet<Name>,
     servers: BTreeMap<NamespaceId, Server>,
@@ -175,6 +177,7 @@ impl Reconciler {
             files: Reading::default(),
             problems: Vec::new(),
             unrecorded: None,
+            returning_on_record: None,
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
@@ -407,6 +410,7 @@ impl Reconciler {
         if self.desired.shutdown.is_none() {
             self.note_returned(&observed);
         }
+        self.keep_returning();
         let in_use = self.shares_in_use(&observed);
         if self.unrecorded.is_none() && self.in_use.is_subset(&in_use) {
             self.in_use = in_use;
@@ -503,7 +507,9 @@ impl Reconciler {
                     Step::Unpublish(id) => {
                         self.tell_done(&step);
                         self.asked.remove(id);
-                        let gone = Arc::make_mut(&mut self.desired).publications.remove(id);
+                        let desired = Arc::make_mut(&mut self.desired);
+                        desired.returning.remove(id);
+                        let gone = desired.publications.remove(id);
                         self.tell_done_to_callers(*id, false);
                         // Told of, and not listed: nobody else will say that the pod is no more.
                         if let Some(gone) = gone.filter(|_| !self.pods.complete) {

@@ -32,34 +32,38 @@ impl Reconciler {
     pub(super) fn shut_down(&mut self, within: Duration, lock: OwnedFd) {
         let shutdown = Shutdown::new((self.clock)(), within);
         self.tell(&Happening::ShuttingDown { within });
-        let returning = match self.observe(false) {
+        let there: Vec<PublicationId> = match self.observe(false) {
             Ok(observed) => {
                 self.desired.publications.keys().filter(|id| observed.is_published(**id)).copied().collect()
             }
             Err(error) => {
                 error!("look at the host: {error}");
-                BTreeSet::new()
+                Vec::new()
             }
         };
-        if let Err(error) = self.host.keep_returning(&returning) {
-            // Only an agent that starts before they are back would not know.
-            error!("{}", chain(&error));
-        }
         let desired = Arc::make_mut(&mut self.desired);
-        (desired.shutdown, desired.returning) = (Some(shutdown), returning);
+        desired.shutdown = Some(shutdown);
+        // Beside those that are not back yet from the last one that did not come.
+        desired.returning.extend(there);
+        self.keep_returning();
         self.leaving = Leaving { lock: Some(lock), ..Leaving::default() };
     }
 
-    /// Those that are there again, and those that are not wanted any more, have not to come back.
+    /// Those that are there again have not to come back.
     pub(super) fn note_returned(&mut self, observed: &Observed) {
-        let desired = &self.desired;
-        let is_out = |id: &&PublicationId| desired.publications.contains_key(id) && !observed.is_published(**id);
-        let left: BTreeSet<PublicationId> = desired.returning.iter().filter(is_out).copied().collect();
-        if left.len() == desired.returning.len() {
+        if self.desired.returning.iter().any(|id| observed.is_published(*id)) {
+            Arc::make_mut(&mut self.desired).returning.retain(|id| !observed.is_published(*id));
+        }
+    }
+
+    /// Has it on record, if it is not: were the agent to die, its successor would know.
+    pub(super) fn keep_returning(&mut self) {
+        let returning = &self.desired.returning;
+        if self.returning_on_record.as_ref() == Some(returning) {
             return;
         }
-        match self.host.keep_returning(&left) {
-            Ok(()) => Arc::make_mut(&mut self.desired).returning = left,
+        match self.host.keep_returning(returning) {
+            Ok(()) => self.returning_on_record = Some(returning.clone()),
             Err(error) => error!("{}; trying again", chain(&error)),
         }
     }
