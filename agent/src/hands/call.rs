@@ -85,27 +85,20 @@ impl Hands {
                 }
             }
         };
-        // Before the hand is kept: of two that are done at once, one must see that nobody works any more.
-        drop(turn);
-        match outcome {
-            Ok(Ok(reply)) => {
-                let reply = serde_json::from_slice::<Result<Done, Failure>>(&reply);
-                if kept && reply.is_ok() {
-                    self.keep(hand)
-                } else {
-                    hand.reap()
-                }
-                reply.map_err(HandsError::Reply)?.map_err(HandsError::Failed)
-            }
-            Ok(Err(error)) => {
-                hand.reap();
-                Err(HandsError::Talk(error))
-            }
-            Err(_) => {
-                hand.reap();
-                Err(HandsError::Deadline(deadline))
-            }
+        let reply = match outcome {
+            Ok(Ok(reply)) => serde_json::from_slice::<Result<Done, Failure>>(&reply).map_err(HandsError::Reply),
+            Ok(Err(error)) => Err(HandsError::Talk(error)),
+            Err(_) => Err(HandsError::Deadline(deadline)),
+        };
+        if kept && reply.is_ok() {
+            self.idle().push(hand);
+        } else {
+            hand.reap();
         }
+        // Whoever has the turn next finds the hand there; of those that are done at once, the last sees that nobody works.
+        drop(turn);
+        self.trim();
+        reply?.map_err(HandsError::Failed)
     }
 
     fn take(&self) -> Option<Hand> {
@@ -115,10 +108,9 @@ impl Hands {
     }
 
     /// One waits for the next request. More of them, when many requests have come at once, wait only as long as others work.
-    fn keep(&self, hand: Hand) {
+    fn trim(&self) {
         let mut idle = self.idle();
-        idle.push(hand);
-        if self.turns.available_permits() == TURNS {
+        if self.turns.available_permits() == TURNS && idle.len() > 1 {
             idle.drain(1..).for_each(Hand::reap);
         }
     }
