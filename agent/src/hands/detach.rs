@@ -43,12 +43,18 @@ fn unmount_in_an_idle_moment(
     wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     for _ in 0..MOMENTS {
-        match take_top(target, &wanted, mount::unmount_unused) {
-            Err(failure) if !failure.definite => thread::sleep(BETWEEN),
-            done => return done.map(drop),
+        match take_top(target, &wanted, mount::unmount_unused)? {
+            Top::InUse => thread::sleep(BETWEEN),
+            Top::Stays | Top::Taken => return Ok(()),
         }
     }
-    take_top(target, &wanted, mount::unmount_unused).map(drop)
+    Err(in_use(target))
+}
+
+fn in_use(place: &Path) -> Failure {
+    let shown = place.display();
+    let message = format!("{shown} is still used by a process (fuser -vm {shown} names it): it goes when that ends");
+    Failure { definite: false, message }
 }
 
 /// Detaches every layer of ours at the target, and leaves the directory.
@@ -67,7 +73,7 @@ fn detach_layers(paths: &Paths, target: &Path) -> Result<(), Failure> {
             let shown = place.display();
             Err(Failure::definite(format!("what is mounted at {shown} is not ours: unmount it by hand")))
         };
-        while take_top(&place, ours, mount::detach)? {}
+        while take_top(&place, ours, mount::detach)? == Top::Taken {}
     }
     Ok(())
 }
@@ -88,8 +94,9 @@ pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failu
     let failed = places.iter().filter_map(|place| {
         loop {
             match take_top(place, take, mount::detach) {
-                Ok(true) => {}
-                Ok(false) => return None,
+                Ok(Top::Taken) => {}
+                Ok(Top::Stays) => return None,
+                Ok(Top::InUse) => return Some(in_use(place).message),
                 Err(failure) => return Some(failure.message),
             }
         }
@@ -100,18 +107,28 @@ pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failu
     }
 }
 
-/// Takes away the topmost mount at a place, if there is one and it is to go; false if not.
+/// What became of the topmost mount at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Top {
+    Taken,
+    /// There is none, or it is not to go.
+    Stays,
+    /// It would have been taken.
+    InUse,
+}
+
+/// Takes away the topmost mount at a place, if there is one and it is to go.
 fn take_top(
     place: &Path,
     wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>,
     how: fn(&Path) -> io::Result<()>,
-) -> Result<bool, Failure> {
+) -> Result<Top, Failure> {
     let shown = place.display();
     let table = host_table()?;
     let mut layers = table.iter().filter(|mount| mount.mount_point == place);
-    let Some(top) = layers.find(|mount| mount.on_top(&table)) else { return Ok(false) };
+    let Some(top) = layers.find(|mount| mount.on_top(&table)) else { return Ok(Top::Stays) };
     if !wanted(top, &table)? {
-        return Ok(false);
+        return Ok(Top::Stays);
     }
     // A directory or a file. The name could mean another mount by now.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -123,14 +140,11 @@ fn take_top(
         return Err(Failure { definite: false, message: format!("{shown} is another mount by now") });
     }
     match how(place) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Failure {
-            definite: false,
-            message: format!("{shown} is still used by a process (fuser -vm {shown} names it): it goes when that ends"),
-        }),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(Top::InUse),
         done => {
             done.map_err(doing(format!("detach {shown}")))?;
             killpoint::hit(Point::LayerDetached);
-            Ok(true)
+            Ok(Top::Taken)
         }
     }
 }

@@ -97,10 +97,11 @@ impl Work {
     /// Whether a process that has done it, and is back in the host's mount namespace, is as it was: what enters a network
     /// namespace is not. And nothing that waits for a server, unless it is asked of one that answers.
     fn leaves_no_trace(&self) -> bool {
+        // A node mount that is in use is waited for.
         matches!(
             self,
             Self::Publish(_)
-                | Self::Unpublish { .. }
+                | Self::Unpublish { node: false, .. }
                 | Self::Detach { .. }
                 | Self::Hide { .. }
                 | Self::Replace(_)
