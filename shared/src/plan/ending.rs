@@ -74,6 +74,9 @@ impl View<'_> {
     /// directory above loses it when its Share says so, and not because the object is gone, which may be a mishap. A share
     /// that is wanted at another place of the node is kept up there, for all who have it.
     pub(super) fn is_held(&self, publication: &Publication) -> bool {
+        if !publication.node {
+            return false;
+        }
         let share = &publication.share;
         let elsewhere = |other: &Publication| {
             other.node && other.wanted && other.share == *share && other.user() == publication.user()
@@ -85,7 +88,7 @@ impl View<'_> {
         let meant = objects.shares.contains_key(share) && !objects.withdrawn.contains(share);
         let of_it = |id: &SuperblockId| id.share == *share && id.user == publication.user();
         let held = |copies: &Copies| if meant { copies.bound > 0 } else { copies.all > 0 };
-        publication.node && self.observed.copies.iter().any(|(id, copies)| of_it(id) && held(copies))
+        self.observed.copies.iter().any(|(id, copies)| of_it(id) && held(copies))
     }
 
     /// What is left of a mount that was cut short, if nobody is about to mount it after all.
