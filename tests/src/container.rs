@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,7 @@ use crate::wait::{eventually, poll, seconds};
 
 const STATE: &str = "/run/runc";
 const BUNDLES: &str = "/run/bundles";
+const START: Duration = seconds(60);
 
 /// What a pod's YAML says of a mount's propagation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,10 +92,8 @@ impl Container {
             .spawn()
             .unwrap_or_else(|error| panic!("start runc: {error}; is it installed?"));
         // It looks at what it binds, which may be a mount that waits.
-        let status = eventually(&format!("runc has started {name}"), seconds(60), || {
-            let ended = runtime.try_wait().unwrap_or_else(|error| panic!("wait for runc: {error}"));
-            ended.ok_or_else(waiting)
-        });
+        let ended = poll(START, || runtime.try_wait().unwrap_or_else(|error| panic!("wait for runc: {error}")));
+        let status = ended.unwrap_or_else(|| panic!("runc run {name}: not done after {START:?}; {:#?}", waiting()));
         if !status.success() {
             panic!("runc run {name}: {status}\n{}", fs::read_to_string(&log).unwrap_or_default());
         }
@@ -154,7 +154,7 @@ impl Container {
 
     /// Ends as kubelet does it: SIGTERM, a grace period, SIGKILL. True if the grace period was enough.
     #[track_caller]
-    pub fn stop(&self, grace: std::time::Duration) -> bool {
+    pub fn stop(&self, grace: Duration) -> bool {
         if !self.alive() {
             return true;
         }
