@@ -58,11 +58,7 @@ kubernetes: build
 # of them is in `make lab` and `make unit`. What passed already, as things are, is not run again: what is on record of it
 # makes docs/FAULTS.md.
 soak: setup build
-	@$(BIN)/lab run --soak --limit 3500 --keep --record tests/record/faults.jsonl fault_
-	@$(BIN)/lab run --soak --limit 3500 --keep --record tests/record/kills.jsonl kill_
-	@$(BIN)/lab run --soak --limit 3500 --keep --record tests/record/kills-newer.jsonl --kernel newer kill_
-	@tests/seeds
-	@$(BIN)/lab faults
+	@tests/soak
 
 # Goes on where it was interrupted, and begins anew for another commit.
 seeds:

@@ -69,18 +69,17 @@ pub struct Seeds {
 pub struct Records {
     pub matrix: Vec<Row>,
     pub mutations: Vec<Row>,
-    /// On every kernel.
-    pub kills: Vec<Row>,
+    /// On the usual kernel, and on the newer one.
+    pub kills: [Vec<Row>; 2],
     pub seeds: Vec<Seeds>,
 }
 
 impl Records {
     pub fn of(folder: &Path) -> io::Result<Self> {
-        let kills = [read(&folder.join("kills.jsonl"))?, read(&folder.join("kills-newer.jsonl"))?];
         Ok(Self {
             matrix: read(&folder.join("faults.jsonl"))?,
             mutations: read(&folder.join("mutations.jsonl"))?,
-            kills: kills.concat(),
+            kills: [read(&folder.join("kills.jsonl"))?, read(&folder.join("kills-newer.jsonl"))?],
             seeds: read_lines(&folder.join("seeds.jsonl"))?,
         })
     }

@@ -118,7 +118,7 @@ struct Run {
     /// The whole fault matrix and every kill point, and nothing else
     #[arg(long)]
     soak: bool,
-    /// Keep what rows of the matrix saw in this file, and run none that passed already, as things are
+    /// Keep what rows of the matrix or kill points saw in this file, and run none that passed already, as things are
     #[arg(long)]
     record: Option<PathBuf>,
     /// For the record: the executable was built with this change for the worse, and rows are done when they failed
@@ -310,7 +310,8 @@ const DONE: &str = "done";
 
 fn faults(folder: &Path, page: &Path) -> io::Result<ExitCode> {
     let names: Vec<&str> = scenarios::FAULTS.iter().map(|row| row.name).collect();
-    fs::write(page, record::page(&names, &record::Records::of(folder)?))?;
+    let kills = [Kernel::Usual, Kernel::Newer].map(scenarios::kill_names);
+    fs::write(page, record::page(&names, kills.each_ref().map(Vec::as_slice), &record::Records::of(folder)?))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -21,8 +21,19 @@ each row demands is in `tests/src/scenarios/faults.rs`: a row that passed has se
 - **neighbour**: its errors.
 ";
 
+const KILLS: &str = "
+## Kill points
+
+Wherever a crash leaves something half-done a hand dies, or the agent with all its hands, a row each: `kill_POINT_hand`,
+`kill_POINT_agent`, with the points of `agent/src/killpoint.rs`. Then the same call is made again, and all is as if nobody had
+died.
+
+| kernel | rows that passed | rows that failed | commit |
+|---|---|---|---|
+";
+
 /// The page, for these rows of the matrix, in their order, and what is on record of them.
-pub fn page(names: &[&str], records: &Records) -> String {
+pub fn page(names: &[&str], kill_names: [&[&str]; 2], records: &Records) -> String {
     let mut text = HEAD.to_owned();
     // Writing to a String cannot fail.
     let _ = write!(
@@ -35,7 +46,10 @@ pub fn page(names: &[&str], records: &Records) -> String {
             None => writeln!(text, "| {} | not run yet | | | | | | | | |", shown(name)),
         };
     }
-    text + &mutations(&records.mutations) + &kills(&records.kills) + &seeds(&records.seeds)
+    text += &mutations(&records.mutations);
+    text += KILLS;
+    text.extend(kill_names.iter().zip(&records.kills).map(|(names, rows)| kills(names, rows)));
+    text + &seeds(&records.seeds)
 }
 
 fn shown(name: &str) -> String {
@@ -89,31 +103,22 @@ For each fault there is a change for the worse to the engine, `tests/mutations/F
     text
 }
 
-fn kills(rows: &[Row]) -> String {
+fn kills(names: &[&str], rows: &[Row]) -> String {
+    let of = |name: &&&str| rows.iter().any(|row| row.row == **name);
+    let missing = names.iter().filter(|name| !of(name)).count();
     let mut by_run: BTreeMap<(&str, &str), Vec<&Row>> = BTreeMap::new();
     for row in rows {
         by_run.entry((&row.seen.kernel, &row.commit)).or_default().push(row);
     }
-    let mut text = "
-## Kill points
-
-Wherever a crash leaves something half-done a hand dies, or the agent with all its hands, a row each: `kill_POINT_hand`,
-`kill_POINT_agent`, with the points of `agent/src/killpoint.rs`. Then the same call is made again, and all is as if nobody had
-died.
-
-| kernel | commit | rows that passed | rows that failed |
-|---|---|---|---|
-"
-    .to_owned();
-    for ((kernel, commit), rows) in by_run {
+    let lines = by_run.into_iter().map(|((kernel, commit), rows)| {
         let failed: Vec<String> =
             rows.iter().filter(|row| row.seen.verdict != "passed").map(|row| shown(&row.row)).collect();
         let passed = rows.len() - failed.len();
         let failed = if failed.is_empty() { "none".to_owned() } else { failed.join(", ") };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {kernel} | {commit} | {passed} | {failed} |");
-    }
-    text
+        format!("| {kernel} | {passed} of {} | {failed} | {commit} |\n", names.len())
+    });
+    let unseen = (missing > 0).then(|| format!("| | {missing} not run yet | | |\n"));
+    lines.chain(unseen).collect()
 }
 
 fn seeds(stretches: &[Seeds]) -> String {

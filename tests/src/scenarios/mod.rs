@@ -204,6 +204,11 @@ pub fn chosen(kernel: Kernel, soak: bool) -> impl Iterator<Item = &'static Scena
     rows.chain(ALL.iter().filter(move |_| !soak)).filter(move |scenario| scenario.kernels.contains(&kernel))
 }
 
+/// The kill points' rows of a kernel, by name.
+pub fn kill_names(kernel: Kernel) -> Vec<&'static str> {
+    kills().filter(|row| row.kernels.contains(&kernel)).map(|row| row.name).collect()
+}
+
 /// Whether it is one of those that the soak keeps a record of.
 pub fn is_row(name: &str) -> bool {
     FAULTS.iter().chain(kills()).any(|row| row.name == name)
