@@ -118,7 +118,7 @@ pub(crate) struct Reconciler {
     problems: Vec<Problem>,
     /// Why what the files say is not in force: it could not be put on record.
     unrecorded: Option<String>,
-    /// What is to come back, as it was last put on record; nothing is known of what an earlier agent left there.
+    /// What is to come back, as it is on record, if that can be read.
     returning_on_record: Option<BTreeSet<PublicationId>>,
     /// Shares that rest on a mount, as they were when the files were last held against them.
     in_use: BTreeSet<Name>,
@@ -159,9 +159,10 @@ impl Reconciler {
     ) -> Result<Self, StepError> {
         let publications = host.publications()?;
         window.chronicle.tell(&Happening::Adopted { publications: publications.len() });
+        let returning = host.returning();
         let desired = Desired {
             objects: host.objects(),
-            returning: host.returning(),
+            returning: returning.clone().unwrap_or_default(),
             publications,
             jitter: habits.jitter.clone(),
             shutdown: None,
@@ -177,7 +178,7 @@ impl Reconciler {
             files: Reading::default(),
             problems: Vec::new(),
             unrecorded: None,
-            returning_on_record: None,
+            returning_on_record: returning,
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),

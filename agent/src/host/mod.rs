@@ -129,7 +129,7 @@ impl Host {
     }
 
     /// What an earlier agent took away for a shutdown, and had not published again.
-    pub fn returning(&self) -> BTreeSet<PublicationId> {
+    pub fn returning(&self) -> Option<BTreeSet<PublicationId>> {
         records::read_returning(&*self.machine, &self.paths)
     }
 

@@ -113,17 +113,18 @@ pub(super) fn write_returning(
     machine.write(&path, &serde_json::to_vec(returning)?, Point::ReturningWritten)
 }
 
-pub(super) fn read_returning(machine: &dyn Machine, paths: &Paths) -> BTreeSet<PublicationId> {
+/// `None` if it can't be read.
+pub(super) fn read_returning(machine: &dyn Machine, paths: &Paths) -> Option<BTreeSet<PublicationId>> {
     let path = paths.returning();
     match machine.read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)) {
-        Ok(returning) => returning,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
+        Ok(returning) => Some(returning),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(BTreeSet::new()),
         Err(error) => {
             let path = path.display();
             error!(
                 "{path} can't be read ({error}): volumes that a shutdown took away are asked anew for their right to come"
             );
-            BTreeSet::new()
+            None
         }
     }
 }
