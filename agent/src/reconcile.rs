@@ -382,13 +382,19 @@ impl Reconciler {
         Ok(observed)
     }
 
-    /// Asks for the node mounts that Shares ask for, and takes back the others, as if kubelet did.
-    fn follow_node_mounts(&mut self) {
+    /// Asks for the node mounts that Shares ask for, and takes back the others, as if kubelet did. Whether there were any.
+    fn follow_node_mounts(&mut self) -> bool {
+        let mut changed = false;
         for publication in self.desired.node_mount_changes() {
             if let Err(error) = self.host.record(&publication) {
-                // Only one that is to go would be forgotten by a new agent, and stay mounted.
-                error!("{}", chain(&error));
+                error!("{}; trying again", chain(&error));
+                // A new agent would not know that it is mounted. One that is to go is on record as what is to be there, which
+                // its Share contradicts.
+                if publication.wanted {
+                    continue;
+                }
             }
+            changed = true;
             let id = publication.id();
             Arc::make_mut(&mut self.desired).publications.insert(id, publication.clone());
             self.forget_setbacks(id);
@@ -398,6 +404,7 @@ impl Reconciler {
                 self.tell(&Happening::Unpublishing(publication));
             }
         }
+        changed
     }
 
     fn round(&mut self) {
@@ -418,7 +425,7 @@ impl Reconciler {
         } else {
             self.revise(&observed);
             // Nothing is planned for a node mount before it is known what is asked for by now.
-            if !self.desired.node_mount_changes().is_empty() {
+            if self.follow_node_mounts() {
                 return self.round();
             }
         }
