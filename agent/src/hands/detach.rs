@@ -73,7 +73,7 @@ fn detach_layers(paths: &Paths, target: &Path) -> Result<(), Failure> {
             let shown = place.display();
             Err(Failure::definite(format!("what is mounted at {shown} is not ours: unmount it by hand")))
         };
-        while take_top(&place, ours, mount::detach)? == Top::Taken {}
+        while detach_top(&place, ours)? {}
     }
     Ok(())
 }
@@ -93,10 +93,9 @@ pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failu
     // One that fails must not leave kubelet to wait for the others.
     let failed = places.iter().filter_map(|place| {
         loop {
-            match take_top(place, take, mount::detach) {
-                Ok(Top::Taken) => {}
-                Ok(Top::Stays) => return None,
-                Ok(Top::InUse) => return Some(in_use(place).message),
+            match detach_top(place, take) {
+                Ok(true) => {}
+                Ok(false) => return None,
                 Err(failure) => return Some(failure.message),
             }
         }
@@ -107,8 +106,17 @@ pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failu
     }
 }
 
+/// Detaches the topmost mount at a place, if there is one and it is to go; false if not.
+fn detach_top(place: &Path, wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>) -> Result<bool, Failure> {
+    match take_top(place, wanted, mount::detach)? {
+        Top::Taken => Ok(true),
+        Top::Stays => Ok(false),
+        Top::InUse => Err(in_use(place)),
+    }
+}
+
 /// What became of the topmost mount at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Top {
     Taken,
     /// There is none, or it is not to go.
