@@ -66,18 +66,26 @@ impl Desired {
 impl Desired {
     /// The node mounts whose wanting must change, as the objects now are: each as it is to be.
     pub fn node_mount_changes(&self) -> Vec<Publication> {
-        let shares = self.objects.shares.values().filter(|share| !self.objects.withdrawn.contains(&share.name));
-        let wanted: BTreeMap<PublicationId, Publication> =
-            shares.filter_map(Publication::of_node).map(|publication| (publication.id(), publication)).collect();
-        let there = self.publications.iter().filter(|(_, publication)| publication.node);
-        let turned = there.filter_map(|(id, publication)| {
-            let like_it = Publication { wanted: true, ..publication.clone() };
-            let is_wanted = wanted.get(id) == Some(&like_it);
+        let there = self.publications.values().filter(|publication| publication.node);
+        let turned = there.filter_map(|publication| {
+            let is_wanted = self.asks_on_node(publication);
             // One that is to take the place of another comes when that is gone.
-            (publication.wanted != is_wanted).then_some(Publication { wanted: is_wanted, ..like_it })
+            (publication.wanted != is_wanted).then(|| Publication { wanted: is_wanted, ..publication.clone() })
         });
-        let new = wanted.iter().filter(|(id, _)| !self.publications.contains_key(id));
-        turned.chain(new.map(|(_, publication)| publication.clone())).collect()
+        let asked = self.objects.shares.values().filter_map(|share| self.on_node(&share.name));
+        let new = asked.filter(|publication| !self.publications.contains_key(&publication.id()));
+        turned.chain(new).collect()
+    }
+
+    /// What a Share asks for on the node, unless its object is gone.
+    fn on_node(&self, share: &Name) -> Option<Publication> {
+        let share = self.objects.shares.get(share).filter(|share| !self.objects.withdrawn.contains(&share.name))?;
+        Publication::of_node(share)
+    }
+
+    /// Its Share asks for this node mount, whether that is on record or not.
+    fn asks_on_node(&self, publication: &Publication) -> bool {
+        self.on_node(&publication.share) == Some(Publication { wanted: true, ..publication.clone() })
     }
 }
 

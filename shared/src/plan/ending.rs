@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Step, View};
 use crate::id::{NamespaceId, PublicationId, SuperblockId, User};
-use crate::observed::{Copies, Occupants};
+use crate::observed::{Copies, Occupants, Tunnel};
 use crate::publication::Publication;
 use crate::share::{Policy, Share};
 
@@ -23,7 +23,8 @@ impl View<'_> {
         for id in &self.observed.superblocks {
             let away = self.away(&id.namespace);
             let given_up = self.observed.given_up.contains(id);
-            if self.superseded(id) && self.seen_somewhere(id) {
+            let is_past = self.superseded(id) || self.cannot_come_back(id);
+            if is_past && self.seen_somewhere(id) {
                 // Descriptors, mappings and locks that are still on it must not wait for a server that is given up.
                 steps.push(Step::Abort(id.clone()));
             } else if (given_up || !self.needed(id) && !self.is_being_given_back(id))
@@ -42,6 +43,12 @@ impl View<'_> {
                 steps.push(Step::Abort(id.clone()));
             }
         }
+    }
+
+    /// Nothing reaches its server from there any more, and nobody is on record for whom it would move to another: a container
+    /// keeps it that merely saw a node mount.
+    fn cannot_come_back(&self, id: &SuperblockId) -> bool {
+        self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced) && !self.needed(id) && !self.is_being_given_back(id)
     }
 
     /// A hand that was given up and that the kernel holds may put one more layer over a target: it is known for ours, and
@@ -76,6 +83,10 @@ impl View<'_> {
     pub(super) fn is_held(&self, publication: &Publication) -> bool {
         if !publication.node {
             return false;
+        }
+        // That it is asked for again could not be put on record yet.
+        if self.desired.asks_on_node(publication) {
+            return true;
         }
         let share = &publication.share;
         let elsewhere = |other: &Publication| {

@@ -349,6 +349,38 @@ fn what_a_container_has_of_a_node_mount_moves_though_the_node_itself_has_it_no_m
 }
 
 #[test]
+fn a_node_mount_that_is_asked_for_again_stays_though_that_is_not_on_record_yet() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    let id = World::publication(NODE).id();
+    let goes = |world: &World| plan(&world.desired, &world.observed, world.now).contains(&Step::Unpublish(id));
+    world.desired.publications.get_mut(&id).unwrap().wanted = false;
+    assert!(!goes(&world));
+    world.ask_for_node_mount(None);
+    assert!(goes(&world));
+}
+
+#[test]
+fn what_is_left_of_a_node_mount_in_a_container_ends_when_its_server_is_given_up() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(NODE));
+    world.second(0, 0);
+    // It merely saw the directory above, and keeps what was mounted there by hand.
+    world.desired.publications.clear();
+    world.observed.published.clear();
+    world.ask_for_node_mount(None);
+    let superblock = world.observed.superblocks.first().unwrap().clone();
+    let ends =
+        |world: &World| plan(&world.desired, &world.observed, world.now).contains(&Step::Abort(superblock.clone()));
+    assert!(!ends(&world));
+    world.observed.namespaces.insert(superblock.namespace.clone(), Tunnel::Fenced);
+    assert!(ends(&world));
+}
+
+#[test]
 fn one_node_mount_takes_the_place_of_another_when_that_is_gone() {
     let mut world = World::new(false);
     world.apply(&Op::Publish(NODE));
