@@ -159,10 +159,12 @@ impl Reconciler {
     ) -> Result<Self, StepError> {
         let publications = host.publications()?;
         window.chronicle.tell(&Happening::Adopted { publications: publications.len() });
-        let returning = host.returning();
+        let returning_on_record = host.returning();
+        // One that was taken back, by an agent that died before it could say so, does not return.
+        let returning = returning_on_record.iter().flatten().filter(|id| publications.contains_key(*id)).copied();
         let desired = Desired {
             objects: host.objects(),
-            returning: returning.clone().unwrap_or_default(),
+            returning: returning.collect(),
             publications,
             jitter: habits.jitter.clone(),
             shutdown: None,
@@ -178,7 +180,7 @@ impl Reconciler {
             files: Reading::default(),
             problems: Vec::new(),
             unrecorded: None,
-            returning_on_record: returning,
+            returning_on_record,
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
