@@ -46,9 +46,11 @@ pub(super) async fn unfold(world: &Shared) {
     sleep(Duration::from_secs(1)).await;
     {
         let mut world = world.lock();
-        let calls = world.containers.values().filter(|container| container.call.is_some()).count();
-        if calls > 0 {
-            world.does_not_converge(&[format!("{calls} containers can't use their volumes")]);
+        let stuck = world.containers.iter().filter(|(_, container)| world.must_answer(container));
+        let stuck: Vec<String> =
+            stuck.map(|(inode, container)| format!("container {inode} is still in {:?}", container.call)).collect();
+        if !stuck.is_empty() {
+            world.does_not_converge(&stuck);
         }
         for uid in world.pods.keys().cloned().collect::<Vec<_>>() {
             world.delete_pod(&uid, Duration::from_secs(5));

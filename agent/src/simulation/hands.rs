@@ -115,8 +115,10 @@ impl Hand {
         let _ = reply.send(outcome);
     }
 
+    /// By who gave it up, or with its agent: the kernel ends a hand whose agent is no more.
     fn is_killed(&self) -> bool {
-        self.killed.load(Ordering::Relaxed) || self.is_of_the_past(&self.world.lock())
+        let world = self.world.lock();
+        self.killed.load(Ordering::Relaxed) || !world.lives(self.life) || self.is_of_the_past(&world)
     }
 
     /// The node has booted since, and no process has outlived that.
@@ -138,12 +140,8 @@ impl Hand {
                 let mut world = self.world.lock();
                 if world.lives(self.life) {
                     world.kill_agent("while a hand works");
-                    // Who kills a container kills its processes; the kernel, short of memory, only one.
-                    if world.rng.bool() {
-                        return Err(Cut::Killed);
-                    }
                 }
-                Ok(())
+                Err(Cut::Killed)
             }
             Fate::Hangs(at) if at == self.effects => self.until(true, |_| false).await,
             _ => Ok(()),

@@ -128,9 +128,15 @@ impl World {
         }
     }
 
-    /// People want it on the node, and have for a while.
+    /// People want it on the node, and have for a while, where no other is in its way.
     pub(super) fn is_asked(&self, share: &Name) -> bool {
-        self.asked.iter().any(|((_, name), asked)| name == share && asked.long_since(self.now()))
+        let now = self.now();
+        let is_free = |asked: &Asked| self.record_of(asked.id).is_none_or(|there| there.share == *share);
+        self.asked.iter().any(|((_, name), asked)| name == share && asked.long_since(now) && is_free(asked))
+    }
+
+    fn record_of(&self, id: PublicationId) -> Option<Publication> {
+        serde_json::from_slice(self.files.get(&paths().publication(id))?).ok()
     }
 
     /// People want it there, or did a moment ago.
@@ -150,17 +156,21 @@ impl World {
     }
 
     /// Somebody was given it.
-    pub(super) fn is_given(&self, id: &SuperblockId) -> bool {
-        self.users().any(|(_, user, mine)| mine.was_given(id) || self.has_kept(user, id))
+    pub(super) fn was_given(&self, id: &SuperblockId) -> bool {
+        self.users().any(|(_, _, mine)| mine.was_given(id))
+    }
+
+    /// Somebody was given it, or has it though nobody gave it.
+    fn is_had(&self, id: &SuperblockId) -> bool {
+        self.was_given(id) || self.users().any(|(_, user, _)| self.has_kept(user, id))
     }
 
     /// What was put over a layer that followed the host's stays when that goes: it is a mount of the container's own.
     fn has_kept(&self, user: &Container, id: &SuperblockId) -> bool {
         let is_of_it = |mount: &&Mount| self.superblocks.get(&mount.device).is_some_and(|there| there.id == *id);
-        user.places.iter().any(|(at, _)| {
-            let stack = user.table.stack(at);
-            stack.first().is_some_and(|lowest| !is_seal(lowest)) && stack.iter().any(is_of_it)
-        })
+        // Wherever it has it: a place may be newer than whoever sees the directory above.
+        let mut copies = user.table.0.iter().filter(is_of_it);
+        copies.any(|copy| user.table.stack(&copy.mount_point).first().is_some_and(|lowest| !is_seal(lowest)))
     }
 
     /// A process has something open in it, which the kernel minds when it is unmounted as one does by hand.
@@ -345,7 +355,7 @@ impl World {
             let wanted = self.asked.iter().find(|((at, _), asked)| at == place && asked.said == Said::Here);
             let wanted = wanted.map(|((_, name), _)| name);
             let kept = |id: &SuperblockId| {
-                self.is_given(id) && !self.is_asked_beside(place, &id.share)
+                self.is_had(id) && !self.is_asked_beside(place, &id.share)
                     || top.is_some_and(|top| self.is_busy(place, top.device))
             };
             match (wanted, there) {
@@ -405,8 +415,7 @@ impl World {
     /// For somebody who was given it, and not for the Share that is wanted there.
     fn is_on_record_for(&self, place: &Path, wanted: Option<&Name>) -> bool {
         let id = self.asked.iter().find(|((at, _), _)| at == place).map(|(_, asked)| asked.id);
-        let record = id.and_then(|id| self.files.get(&paths().publication(id)));
-        let record = record.and_then(|record| serde_json::from_slice::<Publication>(record).ok());
+        let record = id.and_then(|id| self.record_of(id));
         let given = |mine: &NodeUse, other: &Publication| {
             mine.given.iter().any(|(share, user)| *share == other.share && *user == other.user())
         };

@@ -9,7 +9,8 @@ use moorline_shared::observed::Occupants;
 use moorline_shared::share::{Access, Policy};
 use moorline_sys::mountinfo::Device;
 
-use super::apps::Outcome;
+use super::apps::{Container, Outcome};
+use super::storage::Superblock;
 use super::table::Detached;
 use super::world::{HOST_NETWORK, World, paths};
 use crate::hands::Work;
@@ -74,7 +75,7 @@ impl World {
     /// A pod that kubelet wants to have it rests on it.
     fn is_needed(&self, id: &SuperblockId) -> bool {
         if let User::Node(_) = id.user {
-            return self.is_asked(&id.share) || self.is_given(id);
+            return self.is_asked(&id.share) || self.was_given(id);
         }
         self.volumes.iter().any(|(volume, truth)| {
             let share = &self.scene.shares[self.scene.slots[truth.slot].share].name;
@@ -88,6 +89,12 @@ impl World {
             let runs = self.containers.values().any(|container| container.volume == *volume);
             truth.wanted && truth.there && *share == id.share && mine && (runs || !deleted)
         })
+    }
+
+    /// It waits for something that somebody is on record for.
+    pub(super) fn must_answer(&self, container: &Container) -> bool {
+        let waits_for = container.call.as_ref().and_then(|call| self.superblocks.get(&call.device));
+        waits_for.is_some_and(|there| self.is_needed(&there.id))
     }
 
     /// Holds a piece of work against what is known when it is begun.
@@ -176,7 +183,7 @@ impl World {
 
     fn may_lose(&self, id: &SuperblockId) -> bool {
         let User::ReadWrite(volume) = id.user else { return false };
-        let mine = |container: &&super::apps::Container| container.volume == volume;
+        let mine = |container: &&Container| container.volume == volume;
         let most = self.containers.values().filter(mine).map(|container| container.state).max();
         let Some(truth) = self.volumes.get(&volume) else { return true };
         let now = self.now();
@@ -209,7 +216,7 @@ impl World {
             .get(&volume)
             .is_none_or(|truth| !truth.wanted || self.pods.get(&truth.uid).is_none_or(|pod| pod.deleted.is_some()))
             && self.place_of(volume).is_none();
-        let newer = |other: &super::storage::Superblock| other.id.share == id.share && other.id.epoch > id.epoch;
+        let newer = |other: &Superblock| other.id.share == id.share && other.id.epoch > id.epoch;
         // Writers are shut down with the server that another share of theirs has left.
         let superseded = self.superblocks.values().any(newer)
             || self.is_marked(&id.namespace)
@@ -407,6 +414,9 @@ impl World {
 
     /// What is left when every pod has gone.
     pub(super) fn leftovers(&self) -> Vec<String> {
+        if self.containers.keys().any(|inode| self.never_ends(*inode)) {
+            return Vec::new();
+        }
         let host = self
             .host
             .0
@@ -434,6 +444,15 @@ impl World {
                 .map(|volume| format!("kubelet was not told that the volume of {} is gone", volume.uid)),
         );
         left
+    }
+
+    /// A process that ends waits for what it has not written. Before Linux 6.4 nobody can end that once the base mount is gone.
+    fn never_ends(&self, inode: u64) -> bool {
+        let unwritten = |superblock: &Superblock| superblock.dirty.iter().any(|write| write.container == inode);
+        let held = |(device, superblock): (&Device, &Superblock)| {
+            unwritten(superblock) && !self.answers(*device) && !self.bases().any(|(_, base)| base == *device)
+        };
+        !self.scene.shuts_down && self.superblocks.iter().any(held)
     }
 
     pub(super) fn does_not_converge(&mut self, open: &[String]) {
