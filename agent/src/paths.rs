@@ -93,13 +93,6 @@ impl Paths {
         self.pods().join(uid).join("volume-subpaths")
     }
 
-    /// The pod, if it is such a place.
-    pub fn pod_of_sub_path<'a>(&self, path: &'a Path) -> Option<&'a str> {
-        let mut below = path.strip_prefix(self.pods()).ok()?.iter();
-        let (uid, kind) = (below.next()?.to_str()?, below.next()?);
-        (kind == "volume-subpaths").then_some(uid)
-    }
-
     // Kubelet's gRPC client sends a socket's path, percent-encoded, as the authority of its requests, and our HTTP/2
     // library refuses an authority that holds a '%', unless in its user part. So the names of the sockets that kubelet
     // calls have an '@': what is before it, the whole directory, is then the user part.

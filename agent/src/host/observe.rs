@@ -56,10 +56,10 @@ pub(crate) fn observe(
     let targets: Targets =
         publications.iter().map(|(id, publication)| (OsStr::new(&publication.target_path), *id)).collect();
     let published = published(&host, &devices, &targets);
-    let bound: BTreeSet<NamespaceId> =
-        host.iter().filter_map(|mount| child(&paths.namespaces(), &mount.mount_point)).collect();
+    let namespaces = paths.namespaces();
+    let bound: BTreeSet<NamespaceId> = host.iter().filter_map(|mount| child(&namespaces, &mount.mount_point)).collect();
     // A file that no namespace is bound to is what is left of one, or never was one: it leads nowhere, and is cleared away.
-    let named: BTreeSet<NamespaceId> = names(machine, &paths.namespaces())?;
+    let named: BTreeSet<NamespaceId> = names(machine, &namespaces)?;
     let given_up: BTreeSet<SuperblockId> = names(machine, &paths.given_up())?;
     let superblocks: BTreeSet<SuperblockId> = devices.values().cloned().collect();
     let mut seen = Seen {
@@ -83,12 +83,12 @@ pub(crate) fn observe(
     }
     let written = devices.iter().filter(|(_, id)| matches!(id.user, User::ReadWrite(_)));
     let written = written.map(|(device, _)| *device).collect();
-    let namespaces = machine.holding(&devices.keys().copied().collect(), &written);
-    for namespace in &namespaces {
+    let node = paths.node();
+    for namespace in &machine.holding(&devices.keys().copied().collect(), &written) {
         for mount in &namespace.table {
             let Some(superblock) = devices.get(&mount.device) else { continue };
             // The base mounts and the publications themselves are no copies.
-            if mount.mount_point.starts_with(paths.node())
+            if mount.mount_point.starts_with(&node)
                 || is_host(namespace) && targets.contains_key(mount.mount_point.as_os_str())
             {
                 continue;
@@ -137,8 +137,9 @@ pub(crate) fn places(machine: &dyn Machine, paths: &Paths, superblock: &Superblo
         .filter(|(_, id)| id == superblock)
         .map(|(device, _)| device)
         .collect();
+    let node = paths.node();
     let wanted = |mount: &Mount, table: &[Mount]| {
-        devices.contains(&mount.device) && !mount.mount_point.starts_with(paths.node()) && mount.on_top(table)
+        devices.contains(&mount.device) && !mount.mount_point.starts_with(&node) && mount.on_top(table)
     };
     let namespaces = machine.holding(&devices, &BTreeSet::new()).into_iter();
     let places = namespaces
@@ -149,7 +150,8 @@ pub(crate) fn places(machine: &dyn Machine, paths: &Paths, superblock: &Superblo
 }
 
 fn bases(paths: &Paths, host: &[Mount]) -> BTreeMap<Device, SuperblockId> {
-    host.iter().filter_map(|mount| Some((mount.device, child(&paths.mounts(), &mount.mount_point)?))).collect()
+    let mounts = paths.mounts();
+    host.iter().filter_map(|mount| Some((mount.device, child(&mounts, &mount.mount_point)?))).collect()
 }
 
 fn published(
@@ -178,10 +180,11 @@ fn shown(
     publications: &BTreeMap<PublicationId, Publication>,
     published: &BTreeMap<PublicationId, Vec<Layer>>,
 ) -> BTreeSet<PublicationId> {
+    let pods = paths.pods();
     let bound: BTreeSet<(&str, &Name, User)> = host
         .iter()
         .filter_map(|mount| {
-            let uid = paths.pod_of_sub_path(&mount.mount_point)?;
+            let uid = pod_of_sub_path(&pods, &mount.mount_point)?;
             let superblock = devices.get(&mount.device)?;
             Some((uid, &superblock.share, superblock.user))
         })
@@ -236,9 +239,20 @@ fn is_host(namespace: &MountNamespace) -> bool {
 
 /// The id that a path right below `directory` is the name of.
 fn child<T: FromStr>(directory: &Path, path: &Path) -> Option<T> {
-    // Of the kernel's mount points, which are normal, the texts tell.
-    let name = path.to_str()?.strip_prefix(directory.to_str()?)?.strip_prefix('/')?;
+    let name = below(directory, path)?;
     if name.contains('/') { None } else { name.parse().ok() }
+}
+
+/// The pod, if it is where kubelet binds the subPaths of its volumes.
+fn pod_of_sub_path<'a>(pods: &Path, path: &'a Path) -> Option<&'a str> {
+    let mut parts = below(pods, path)?.split('/');
+    let (uid, kind) = (parts.next()?, parts.next()?);
+    (kind == "volume-subpaths").then_some(uid)
+}
+
+/// Of the kernel's mount points, which are normal, the texts tell, and are quicker to compare than paths.
+fn below<'a>(directory: &Path, path: &'a Path) -> Option<&'a str> {
+    path.to_str()?.strip_prefix(directory.to_str()?)?.strip_prefix('/')
 }
 
 fn names<T: FromStr + Ord>(machine: &dyn Machine, directory: &Path) -> io::Result<BTreeSet<T>> {

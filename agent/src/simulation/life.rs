@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -262,8 +262,9 @@ impl Machine for Life {
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         self.call(|world| {
             let mounted = world.host.0.iter().map(|mount| &mount.mount_point);
-            let here = world.files.keys().chain(mounted).filter(|path| path.parent() == Some(directory));
-            Ok(here.filter_map(|file| Some(file.file_name()?.to_str()?.to_owned())).collect())
+            let name =
+                |path: &PathBuf| Some(path.to_str()?.strip_prefix(directory.to_str()?)?.strip_prefix('/')?.to_owned());
+            Ok(world.files.keys().chain(mounted).filter_map(name).filter(|name| !name.contains('/')).collect())
         })
     }
 
