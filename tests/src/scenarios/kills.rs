@@ -5,16 +5,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use moorline_agent::killpoint::{Chapter, Place, Point};
-use tonic::Code;
 
 use super::Kernel;
 use super::direct::kernel_is_newer;
-use crate::agent::{Agent, Whom, hands};
-use crate::csi::{Csi, Volume};
+use super::mortal::{Death, NODE};
+use crate::agent::{Agent, Whom};
+use crate::csi::Volume;
 use crate::data;
 use crate::event::Op;
 use crate::logind::Logind;
@@ -23,14 +22,10 @@ use crate::node::Node;
 use crate::objects;
 use crate::pod::{Draft, Pod, volume};
 use crate::site::{Site, Tree};
-use crate::wait::{poll, seconds};
+use crate::wait::seconds;
 
-/// A file system of the agent's own, and its state in it.
-const NODE: &str = "/run/moorline/node";
 /// From a server's death to a pod that reads the next one, and some deaths more in between.
 const RECOVERY: Duration = seconds(90);
-
-type Death = (Point, Whom);
 
 /// What is under way when a point is come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,8 +194,8 @@ fn starting(deaths: &[Death]) {
     let objects = objects_of(&site);
     let agent = Agent::start_mortal(&node, &objects, deaths);
     let mut lab = Lab { node, site, agent };
-    lab.ready();
-    lab.struck(deaths);
+    lab.agent.gets_ready();
+    lab.agent.were_struck(deaths);
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own: Vec<&str> = table.lines().filter(|line| line.contains(&format!(" {NODE} "))).collect();
     assert!(own.len() == 1 && own[0].contains(" unbindable "), "one mount, which no container gets: {own:?}");
@@ -210,15 +205,15 @@ fn starting(deaths: &[Death]) {
 fn configuring(deaths: &[Death]) {
     let mut lab = Lab::start();
     let before = mounts::of("self");
-    deaths.iter().for_each(|(point, whom)| lab.agent.strike(*point, *whom));
+    lab.agent.strike_at(deaths);
     lab.agent
         .configure(&[objects_of(&lab.site), objects::share_of("late", "gw", "datasets", "ReadOnly")].join("---\n"));
-    lab.struck(deaths);
+    lab.agent.were_struck(deaths);
     let late = volume(&lab.node, "pod", "late", true);
     lab.publish(&late);
     assert!(late.target.join("sample").exists());
     lab.unpublish(&late);
-    lab.nothing_is_left(&before);
+    lab.agent.leaves_nothing(&before);
 }
 
 /// Kubelet says that two pods are to end, since what one death has done nobody does again; and says it again to an agent that
@@ -233,26 +228,26 @@ fn hiding(deaths: &[Death]) {
         pod
     });
     let volumes: Vec<Volume> = pods.iter().flat_map(Pod::volumes).cloned().collect();
-    strike(&lab.agent, deaths);
+    lab.agent.strike_at(deaths);
     lab.site.blackhole();
     for volume in &volumes {
-        outlast(&mut lab.agent, "kubelet may look", seconds(60), |agent| {
+        lab.agent.outlast("kubelet may look", seconds(60), |agent| {
             agent.may_hear_of_deletion(&volume.pod_uid, seconds(60))?;
             let there = mounts::at(&volume.target);
             if there.is_empty() { Ok(()) } else { Err(format!("{there:?}")) }
         });
     }
-    struck(&mut lab.agent, deaths);
-    lab.ready();
+    lab.agent.were_struck(deaths);
+    lab.agent.gets_ready();
     let volumes: Vec<Volume> = pods.into_iter().flat_map(|pod| pod.end(seconds(10))).collect();
     // Their superblock is ended for good once its server is known to be away. Whoever detaches it may be held by the kernel
     // until it is killed, or comes by here: what is left is a mark and a directory.
     lab.agent.tells("ServerAway", seconds(20));
     lab.agent.strike(Point::BaseDetached, Whom::Hand);
     volumes.iter().for_each(|volume| lab.unpublish(volume));
-    lab.nothing_is_left(&before);
+    lab.agent.leaves_nothing(&before);
     lab.site.heal();
-    lab.nothing_is_left(&before);
+    lab.agent.leaves_nothing(&before);
 }
 
 /// Each time the node stays after all, and the agent that is there by then takes care of what is there.
@@ -270,12 +265,12 @@ fn shutting_down(shutdowns: &[Vec<Death>]) {
         pod.reads("data", seconds(30));
         pod.writes(seconds(30));
         logind.is_held_by_moorline();
-        strike(&lab.agent, deaths);
+        lab.agent.strike_at(deaths);
         logind.power_off();
-        struck(&mut lab.agent, deaths);
+        lab.agent.were_struck(deaths);
         logind.goes_down(count);
-        lab.ready();
-        outlast(&mut lab.agent, "its volumes are published again", seconds(60), |_| {
+        lab.agent.gets_ready();
+        lab.agent.outlast("its volumes are published again", seconds(60), |_| {
             let missing: Vec<_> = pod.targets().filter(|target| mounts::at(target).is_empty()).collect();
             if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
         });
@@ -283,11 +278,11 @@ fn shutting_down(shutdowns: &[Vec<Death>]) {
     pod.reads("data", seconds(30));
     pod.container().stop(seconds(10));
     pod.lost_nothing(&lab.site.read("checkpoints/log"));
-    lab.ready();
+    lab.agent.gets_ready();
     for volume in &pod.end(seconds(10)) {
         lab.unpublish(volume);
     }
-    lab.nothing_is_left(&before);
+    lab.agent.leaves_nothing(&before);
 }
 
 fn objects_of(site: &Site) -> String {
@@ -313,7 +308,7 @@ impl Lab {
         site.put("datasets/sample", &data::file("data", 50_000));
         let agent = Agent::start_mortal(&node, &objects_of(&site), &[]);
         let mut lab = Self { node, site, agent };
-        lab.ready();
+        lab.agent.gets_ready();
         lab
     }
 
@@ -321,57 +316,45 @@ impl Lab {
     #[track_caller]
     fn cycle(&mut self, name: &str, publish: &[Death], serve: &[Death], unpublish: &[Death]) {
         let before = mounts::of("self");
-        strike(&self.agent, publish);
+        self.agent.strike_at(publish);
         let shares = [("datasets", true), ("checkpoints", false), ("direct", true)];
         for (share, read_only) in shares {
             self.publish(&volume(&self.node, name, share, read_only));
         }
-        self.struck(publish);
-        self.ready();
+        self.agent.were_struck(publish);
+        self.agent.gets_ready();
         let log = format!("/mnt/checkpoints/{name}");
         let draft = shares.iter().fold(Draft::new(name), |draft, (share, read_only)| {
             draft.with_share(&self.node, &self.agent, share, *read_only)
         });
         let pod = draft.reading("/mnt/datasets/sample").reading("/mnt/direct/sample").writing(&log).start();
-        strike(&self.agent, serve);
-        self.struck(serve);
+        self.agent.strike_at(serve);
+        self.agent.were_struck(serve);
         // Who came by last may have been the agent.
-        self.ready();
+        self.agent.gets_ready();
         for path in ["/mnt/datasets/sample", "/mnt/direct/sample"] {
             pod.reads_at(path, "data", seconds(30));
         }
         pod.writes(seconds(30));
-        self.ready();
+        self.agent.gets_ready();
 
         pod.container().stop(seconds(10));
         pod.lost_nothing(&self.site.read(&format!("checkpoints/{name}")));
         pod.never_failed(Op::Read);
         pod.never_failed(Op::Write);
         let volumes = pod.end(seconds(10));
-        strike(&self.agent, unpublish);
+        self.agent.strike_at(unpublish);
         volumes.iter().for_each(|volume| self.unpublish(volume));
-        self.nothing_is_left(&before);
-        self.struck(unpublish);
+        self.agent.leaves_nothing(&before);
+        self.agent.were_struck(unpublish);
     }
 
     fn publish(&mut self, volume: &Volume) {
-        insist(&mut self.agent, &format!("publish {}", volume.share), |csi| csi.publish(volume));
+        self.agent.insist(&format!("publish {}", volume.share), |csi| csi.publish(volume));
     }
 
     fn unpublish(&mut self, volume: &Volume) {
-        insist(&mut self.agent, &format!("unpublish {}", volume.share), |csi| csi.unpublish(&volume.target));
-    }
-
-    fn ready(&mut self) {
-        ready(&mut self.agent);
-    }
-
-    fn struck(&mut self, deaths: &[Death]) {
-        struck(&mut self.agent, deaths);
-    }
-
-    fn nothing_is_left(&mut self, before: &[Mount]) {
-        nothing_is_left(&mut self.agent, before);
+        self.agent.insist(&format!("unpublish {}", volume.share), |csi| csi.unpublish(&volume.target));
     }
 }
 
@@ -411,7 +394,7 @@ fn recovering(direct: bool, deaths: &[Death], late: &[Death]) {
 }
 
 fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deaths: &[Death], late: &[Death]) {
-    ready(agent);
+    agent.gets_ready();
     let before = mounts::of("self");
     let pods = ["one", "two"].map(|name| {
         let name = format!("{name}-{}", from.name());
@@ -428,12 +411,12 @@ fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deat
     }
     assert_eq!(agent.target("checkpoints"), from.name());
 
-    strike(agent, deaths);
+    agent.strike_at(deaths);
     from.die();
     let theirs = [to.server(), to.direct_server()].map(|server| format!("{server}:"));
     let is_theirs = |mount: &Mount| theirs.iter().any(|server| mount.source.starts_with(server));
     let died_at = pods.each_ref().map(Pod::acknowledged);
-    outlast(agent, "every pod reads and writes at the other", RECOVERY, |_| {
+    agent.outlast("every pod reads and writes at the other", RECOVERY, |_| {
         for (pod, before) in pods.iter().zip(died_at) {
             for at in ["/mnt/datasets", "/mnt/checkpoints"] {
                 let top = pod.mounts_at(at).pop();
@@ -448,12 +431,12 @@ fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deat
         Ok(())
     });
     for pod in &pods {
-        reads(agent, pod);
+        agent.reads(pod);
         assert!(pod.container().alive());
     }
-    ready(agent);
+    agent.gets_ready();
     if kernel_is_newer() {
-        outlast(agent, "one layer is left everywhere", seconds(15), |_| {
+        agent.outlast("one layer is left everywhere", seconds(15), |_| {
             let places = pods.iter().flat_map(|pod| ["/mnt/datasets", "/mnt/checkpoints"].map(|at| pod.mounts_at(at)));
             let hosts = pods.iter().flat_map(Pod::targets).map(|at| mounts::at(at));
             let more: Vec<Vec<Mount>> = places.chain(hosts).filter(|layers: &Vec<Mount>| layers.len() != 1).collect();
@@ -466,122 +449,11 @@ fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deat
         pod.lost_nothing(&to.read(&format!("checkpoints/{}", pod.name())));
     }
     let volumes: Vec<Volume> = pods.into_iter().flat_map(|pod| pod.end(seconds(10))).collect();
-    strike(agent, late);
+    agent.strike_at(late);
     for volume in &volumes {
-        insist(agent, &format!("unpublish {}", volume.share), |csi| csi.unpublish(&volume.target));
+        agent.insist(&format!("unpublish {}", volume.share), |csi| csi.unpublish(&volume.target));
     }
-    nothing_is_left(agent, &before);
-}
-
-#[track_caller]
-fn strike(agent: &Agent, deaths: &[Death]) {
-    deaths.iter().for_each(|(point, whom)| agent.strike(*point, *whom));
-}
-
-/// Waits, while the agent dies and comes again, until `look` answers `Ok`. Each that comes has the whole of the deadline: how
-/// long it takes to come is the machine's.
-#[track_caller]
-fn outlast<T, E: Debug>(
-    agent: &mut Agent,
-    what: &str,
-    deadline: Duration,
-    mut look: impl FnMut(&Agent) -> Result<T, E>,
-) -> T {
-    let mut last = None;
-    loop {
-        agent.revive();
-        let answer = poll(deadline, || match look(agent) {
-            Ok(answer) => Some(Some(answer)),
-            Err(seen) => {
-                last = Some(seen);
-                (!agent.alive()).then_some(None)
-            }
-        });
-        match answer {
-            Some(Some(answer)) => return answer,
-            Some(None) => {}
-            None => panic!("{what}: not within {deadline:?}; last seen: {last:?}"),
-        }
-    }
-}
-
-/// The pod reads once more, on a node whose agent may die yet.
-#[track_caller]
-fn reads(agent: &mut Agent, pod: &Pod) {
-    let so_far = || pod.events_of(Op::Read).iter().filter(|event| event.succeeded() && event.tag == "data").count();
-    let before = so_far();
-    outlast(agent, &format!("pod {} reads", pod.name()), seconds(30), |_| {
-        if so_far() > before { Ok(()) } else { Err(pod.events_of(Op::Read).last().cloned()) }
-    });
-}
-
-/// Somebody came by each of these points.
-#[track_caller]
-fn struck(agent: &mut Agent, deaths: &[Death]) {
-    outlast(agent, "somebody comes by", seconds(20), |agent| {
-        let spared: Vec<Point> = deaths.iter().map(|(point, _)| *point).filter(|point| agent.spared(*point)).collect();
-        if spared.is_empty() { Ok(()) } else { Err(spared) }
-    });
-}
-
-#[track_caller]
-fn ready(agent: &mut Agent) {
-    insist(agent, "ask whether it is ready", |csi| match csi.probe()? {
-        true => Ok(()),
-        false => Err(tonic::Status::unavailable("not yet")),
-    });
-}
-
-/// As kubelet does, on a node whose agent dies: what has got no answer is asked again.
-#[track_caller]
-fn insist(agent: &mut Agent, what: &str, call: impl Fn(&Csi) -> Result<(), tonic::Status>) {
-    outlast(agent, what, seconds(60), |agent| {
-        let csi = Csi::connect()?;
-        match call(&csi) {
-            Ok(()) => Ok(()),
-            // The last three are a connection that broke.
-            Err(status)
-                if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal) =>
-            {
-                Err(status.to_string())
-            }
-            Err(status) => panic!("{what}: {status}\n{}", agent.logs()),
-        }
-    });
-}
-
-/// No mount, namespace, record, mark, target or process: the node is as before.
-#[track_caller]
-fn nothing_is_left(agent: &mut Agent, before: &[Mount]) {
-    outlast(agent, "nothing is left behind", seconds(40), |_| {
-        let mut left: Vec<String> = Vec::new();
-        let now = mounts::of("self");
-        left.extend(now.iter().filter(|mount| !before.contains(mount)).map(|mount| format!("{mount:?}")));
-        left.extend(before.iter().filter(|mount| !now.contains(mount)).map(|mount| format!("gone: {mount:?}")));
-        if now.len() != before.len() {
-            left.push(format!("{} mounts, and {} before", now.len(), before.len()));
-        }
-        for directory in ["mounts", "netns", "fenced", "publications", "given-up"] {
-            left.extend(entries(&Path::new(NODE).join(directory)));
-        }
-        let unfinished = |name: &String| name.contains(".new") || name.ends_with("returning.json");
-        left.extend(entries(Path::new(NODE)).into_iter().filter(unfinished));
-        for pod in entries(Path::new("/var/lib/kubelet/pods")) {
-            let volumes = entries(&Path::new(&pod).join("volumes/kubernetes.io~csi"));
-            left.extend(volumes.iter().flat_map(|volume| entries(Path::new(volume))));
-        }
-        // One may wait for the next request.
-        left.extend(hands().iter().skip(1).map(|pid| {
-            let [stat, stack] = ["stat", "stack"].map(|file| fs::read_to_string(format!("/proc/{pid}/{file}")));
-            format!("process {pid}: {stat:?} {stack:?}")
-        }));
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    });
-}
-
-fn entries(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path().display().to_string()).collect()
+    agent.leaves_nothing(&before);
 }
 
 #[cfg(test)]

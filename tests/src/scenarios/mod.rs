@@ -12,6 +12,7 @@ mod failover;
 mod faults;
 mod kills;
 mod life;
+mod mortal;
 mod namesakes;
 mod newer;
 mod partition;
