@@ -138,6 +138,9 @@ pub(crate) struct Reconciler {
     waiters: BTreeMap<PublicationId, Vec<Waiter>>,
     /// Superblocks whose end with an error was logged: it is repeated as long as they are held.
     said_aborting: BTreeSet<SuperblockId>,
+    /// What of the round itself fails, in this round and in the last one: it is logged once.
+    complaints: BTreeSet<String>,
+    complained: BTreeSet<String>,
     /// What each share waits for, as it was last logged.
     said_waiting: BTreeMap<Name, plan::Waiting>,
     /// How each server is, as it was last logged.
@@ -193,6 +196,8 @@ impl Reconciler {
             setbacks: BTreeMap::new(),
             waiters: BTreeMap::new(),
             said_aborting: BTreeSet::new(),
+            complaints: BTreeSet::new(),
+            complained: BTreeSet::new(),
             said_waiting: BTreeMap::new(),
             said_servers: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -389,7 +394,7 @@ impl Reconciler {
         let mut changed = false;
         for publication in self.desired.node_mount_changes() {
             if let Err(error) = self.host.record(&publication) {
-                error!("{}; trying again", chain(&error));
+                self.complain(chain(&error));
                 // A new agent would not know that it is mounted. One that is to go is on record as what is to be there, which
                 // its Share contradicts.
                 if publication.wanted {
@@ -409,13 +414,22 @@ impl Reconciler {
         changed
     }
 
+    /// What a round could not do is tried again by the next one.
+    fn complain(&mut self, said: String) {
+        if !self.complained.contains(&said) && !self.complaints.contains(&said) {
+            error!("{said}; trying again");
+        }
+        self.complaints.insert(said);
+    }
+
     fn round(&mut self) {
+        self.complained = std::mem::take(&mut self.complaints);
         self.follow_node_mounts();
         let now = (self.clock)();
         let watched = self.window.is_watched();
         let observed = match self.observe_what_matters(now, watched) {
             Ok(observed) => observed,
-            Err(error) => return error!("look at the host: {error}; trying again"),
+            Err(error) => return self.complain(format!("look at the host: {error}")),
         };
         if self.desired.shutdown.is_none() {
             self.note_returned(&observed);

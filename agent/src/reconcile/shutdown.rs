@@ -64,7 +64,7 @@ impl Reconciler {
         }
         match self.host.keep_returning(returning) {
             Ok(()) => self.returning_on_record = Some(returning.clone()),
-            Err(error) => error!("{}; trying again", chain(&error)),
+            Err(error) => self.complain(chain(&error)),
         }
     }
 
