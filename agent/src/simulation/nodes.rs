@@ -56,6 +56,8 @@ pub(super) struct Asked {
     said: Said,
     /// When last something else was said: each of them, in the order above.
     until: [Option<Duration>; 3],
+    /// The Share is refused, since its Gateway is gone: what it said before may stand.
+    refused: bool,
 }
 
 impl Asked {
@@ -102,19 +104,22 @@ impl World {
         let now = self.now();
         let mut gateways = BTreeSet::new();
         let mut said: BTreeMap<&Name, Option<&Path>> = BTreeMap::new();
+        let mut refused: BTreeSet<&Name> = BTreeSet::new();
         for located in &self.objects {
             match &located.object {
                 Object::Gateway(gateway) => drop(gateways.insert(&gateway.name)),
-                // Without its Gateway it is refused, and what it said before may stand.
                 Object::Share(share) => {
                     let place = share.node_mount.as_ref().filter(|_| gateways.contains(&share.gateway));
+                    if !gateways.contains(&share.gateway) {
+                        refused.insert(&share.name);
+                    }
                     said.insert(&share.name, place.map(|place| Path::new(place.as_str())));
                 }
             }
         }
         for (name, place) in said.iter().filter_map(|(name, place)| Some((*name, (*place)?))) {
             let id = || PublicationId::of(&place.to_string_lossy());
-            let fresh = || Asked { id: id(), said: Said::Here, until: [None, Some(now), None] };
+            let fresh = || Asked { id: id(), said: Said::Here, until: [None, Some(now), None], refused: false };
             self.asked.entry((place.to_owned(), name.clone())).or_insert_with(fresh);
         }
         for ((place, name), asked) in &mut self.asked {
@@ -125,29 +130,37 @@ impl World {
             };
             asked.until[asked.said as usize] = Some(now);
             asked.said = is_said;
+            asked.refused = refused.contains(name);
         }
     }
 
     /// People want it on the node, and have for a while, where no other is in its way.
     pub(super) fn is_asked(&self, share: &Name) -> bool {
         let now = self.now();
-        let is_free = |asked: &Asked| self.record_of(asked.id).is_none_or(|there| there.share == *share);
-        self.asked.iter().any(|((_, name), asked)| name == share && asked.long_since(now) && is_free(asked))
+        let here = |name: &Name, asked: &Asked| name == share && asked.long_since(now) && self.is_free(asked, share);
+        self.asked.iter().any(|((_, name), asked)| here(name, asked))
+    }
+
+    /// No other Share is in its way.
+    fn is_free(&self, place: &Asked, share: &Name) -> bool {
+        self.record_of(place.id).is_none_or(|there| there.share == *share)
     }
 
     fn record_of(&self, id: PublicationId) -> Option<Publication> {
         serde_json::from_slice(self.files.get(&paths().publication(id))?).ok()
     }
 
-    /// People want it there, or did a moment ago.
+    /// People want it there, or may do, or did a moment ago.
     pub(super) fn was_asked(&self, place: &Path) -> bool {
-        self.asked.iter().any(|((at, _), asked)| at == place && asked.lately(Said::Here, self.now()))
+        let may = |asked: &Asked| asked.lately(Said::Here, self.now()) || asked.refused;
+        self.asked.iter().any(|((at, _), asked)| at == place && may(asked))
     }
 
     /// People want the Share at another place, now or a moment ago: there it is kept up for all who have it.
     fn is_asked_beside(&self, place: &Path, share: &Name) -> bool {
         let beside = |at: &Path, name: &Name| at != place && name == share;
-        self.asked.iter().any(|((at, name), asked)| beside(at, name) && asked.lately(Said::Here, self.now()))
+        let lately = |asked: &Asked| asked.lately(Said::Here, self.now()) && self.is_free(asked, share);
+        self.asked.iter().any(|((at, name), asked)| beside(at, name) && lately(asked))
     }
 
     /// Who uses node mounts, with what they have of it.
