@@ -425,14 +425,19 @@ impl World {
                 .any(|(id, device)| matches!(id.user, User::Node(_)) && of_it(&id.share) && self.is_shown(device))
     }
 
-    /// For somebody who was given it, and not for the Share that is wanted there.
+    /// For somebody who was given it or keeps it, and not for the Share that is wanted there.
     fn is_on_record_for(&self, place: &Path, wanted: Option<&Name>) -> bool {
         let id = self.asked.iter().find(|((at, _), _)| at == place).map(|(_, asked)| asked.id);
         let record = id.and_then(|id| self.record_of(id));
         let given = |mine: &NodeUse, other: &Publication| {
             mine.given.iter().any(|(share, user)| *share == other.share && *user == other.user())
         };
-        record.is_some_and(|other| wanted != Some(&other.share) && self.users().any(|(_, _, mine)| given(mine, &other)))
+        let kept = |user: &Container, other: &Publication| {
+            let mut of_it = self.superblocks.values().map(|superblock| &superblock.id);
+            of_it.any(|id| id.share == other.share && id.user == other.user() && self.has_kept(user, id))
+        };
+        let held = |other: &Publication| self.users().any(|(_, user, mine)| given(mine, other) || kept(user, other));
+        record.is_some_and(|other| wanted != Some(&other.share) && held(&other))
     }
 
     // What people do.
