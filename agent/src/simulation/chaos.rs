@@ -95,7 +95,7 @@ async fn supervise(world: Shared) {
             sleep(pause).await;
             life::begin(&world);
         }
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(250)).await;
     }
 }
 

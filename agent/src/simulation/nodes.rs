@@ -159,7 +159,8 @@ impl World {
     /// People want the Share at another place, now or a moment ago: there it is kept up for all who have it.
     fn is_asked_beside(&self, place: &Path, share: &Name) -> bool {
         let beside = |at: &Path, name: &Name| at != place && name == share;
-        let lately = |asked: &Asked| asked.lately(Said::Here, self.now()) && self.is_free(asked, share);
+        let may = |asked: &Asked| asked.lately(Said::Here, self.now()) || asked.refused;
+        let lately = |asked: &Asked| may(asked) && self.is_free(asked, share);
         self.asked.iter().any(|((at, name), asked)| beside(at, name) && lately(asked))
     }
 

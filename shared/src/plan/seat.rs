@@ -180,14 +180,24 @@ impl<'a> View<'a> {
     ///
     /// A new mount of the same server needs none: what is written late goes to the same files as before.
     pub(super) fn must_be_fenced_before(&self, share: &Share, epoch: u32, new: &NamespaceId) -> Option<NamespaceId> {
+        let is_open = |id: &NamespaceId| matches!(self.observed.tunnel(id), Some(Tunnel::Attached | Tunnel::Detached));
         self.all_superblocks()
             .find(|id| {
                 id.share == share.name
                     && id.epoch < epoch
                     && id.namespace != *new
                     && id.user.writes()
-                    && matches!(self.observed.tunnel(&id.namespace), Some(Tunnel::Attached | Tunnel::Detached))
+                    && (is_open(&id.namespace) || self.has_escaped(share, id))
             })
             .map(|id| id.namespace.clone())
+    }
+
+    /// Without a tunnel a fence ends each writer by itself, and knows nothing of one whose mount was under way.
+    fn has_escaped(&self, share: &Share, id: &SuperblockId) -> bool {
+        let direct = self.gateway(share).is_some_and(|gateway| gateway.path == Path::Direct);
+        direct
+            && self.observed.can_shut_down
+            && self.observed.superblocks.contains(id)
+            && !self.observed.given_up.contains(id)
     }
 }

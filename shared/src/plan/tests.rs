@@ -344,7 +344,14 @@ impl World {
                     *tunnel = Tunnel::Attached;
                 }
             }
-            Step::Fence(id) => drop(self.observed.namespaces.insert(id.clone(), Tunnel::Fenced)),
+            Step::Fence(id) => {
+                self.observed.namespaces.insert(id.clone(), Tunnel::Fenced);
+                let gateway = &self.desired.objects.gateways[&id.target.gateway];
+                if gateway.path == crate::gateway::Path::Direct {
+                    let writers = self.observed.superblocks.iter().filter(|s| s.namespace == *id && s.user.writes());
+                    self.observed.given_up.extend(writers.cloned().collect::<Vec<_>>());
+                }
+            }
             Step::RemoveNamespace(id) => {
                 assert!(!self.observed.superblocks.iter().any(|s| s.namespace == *id), "{id} is removed under a mount");
                 self.observed.namespaces.remove(id);

@@ -214,6 +214,30 @@ fn a_direct_writer_moves_only_where_the_kernel_can_fence_it() {
 }
 
 #[test]
+fn a_direct_writer_whose_mount_was_under_way_during_a_fence_is_ended_before_another_serves() {
+    let mut world = World::new(true);
+    for gateway in world.desired.objects.gateways.values_mut() {
+        gateway.path = crate::gateway::Path::Direct;
+    }
+    world.observed.can_shut_down = true;
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    let old = world.observed.superblocks.first().unwrap().clone();
+    world.apply(&Op::ServerDies(0));
+    while !world.observed.superblocks.iter().any(|id| id.epoch == 2) {
+        world.second(0, 0);
+    }
+    let fence = Step::Fence(old.namespace.clone());
+    let steps = |world: &World| plan(&world.desired, &world.observed, world.now);
+    let moves = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::Replace { .. } | Step::Publish(..)));
+    // A fence that was made for another share has not met this one.
+    world.observed.namespaces.insert(old.namespace.clone(), Tunnel::Fenced);
+    assert!(steps(&world).contains(&fence) && !moves(&steps(&world)), "{:?}", steps(&world));
+    world.observed.given_up.insert(old);
+    assert!(!steps(&world).contains(&fence) && moves(&steps(&world)), "{:?}", steps(&world));
+}
+
+#[test]
 fn a_server_that_cannot_be_mounted_costs_no_fence_and_the_next_is_tried() {
     let mut world = World::new(true);
     world.apply(&Op::Publish(2));
