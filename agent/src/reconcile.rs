@@ -305,8 +305,9 @@ impl Reconciler {
         }
     }
 
-    /// Holds the files against what is in use: that does not change, everything else follows them.
-    fn revise(&mut self, observed: &Observed) {
+    /// Holds the files against what is in use: that does not change, everything else follows them. Whether anything did: what
+    /// was seen before is not how things are then.
+    fn revise(&mut self, observed: &Observed) -> bool {
         self.in_use = self.shares_in_use(observed);
         let Reading { objects: files, problems: bad, incomplete } = &self.files;
         let (objects, contradictions) = self.desired.objects.revise(files, *incomplete, &self.in_use);
@@ -317,7 +318,7 @@ impl Reconciler {
         self.problems = problems;
         if objects == self.desired.objects {
             self.unrecorded = None;
-            return;
+            return false;
         }
         // Namespaces that lead where a changed Gateway led are given up; the next generation is made as it now says.
         let changed = |id: &&NamespaceId| {
@@ -349,13 +350,14 @@ impl Reconciler {
                 error!("{said}; the objects stay as they were until they can be recorded");
             }
             self.unrecorded = Some(said);
-            return;
+            return false;
         }
         self.unrecorded = None;
         self.tell(&Happening::ObjectsRead { gateways: objects.gateways.len(), shares: objects.shares.len() });
         Arc::make_mut(&mut self.desired).objects = objects;
         // What failed may have been cured.
         self.setbacks.clear();
+        true
     }
 
     /// A share whose mount is there, was asked for or is to come back is in use until that is gone.
@@ -439,9 +441,9 @@ impl Reconciler {
         if self.unrecorded.is_none() && self.in_use.is_subset(&in_use) {
             self.in_use = in_use;
         } else {
-            self.revise(&observed);
-            // Nothing is planned for a node mount before it is known what is asked for by now.
-            if self.follow_node_mounts() {
+            // Nothing is planned of a namespace that was just given up, nor for a node mount before it is known what is asked
+            // for by now.
+            if self.revise(&observed) | self.follow_node_mounts() {
                 return self.round();
             }
         }
@@ -464,8 +466,8 @@ impl Reconciler {
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
         for step in steps {
             let paused = self.setbacks.get(&step).is_some_and(|setback| setback.until > now);
-            // What ends for its pod's sake, and not for good, has no time to lose.
-            let held_back = paused && !matches!(&step, Step::Abort(id) if !plan::superseded(&observed, id));
+            let urgent = |id: &SuperblockId| plan::has_no_time_to_lose(&self.desired, &observed, now, id);
+            let held_back = paused && !matches!(&step, Step::Abort(id) if urgent(id));
             if !held_back && !self.busy.contains_key(&step.lane()) {
                 lanes.entry(step.lane()).or_default().push(step);
             }

@@ -57,7 +57,10 @@ impl Objects {
                     "spec.gateway",
                     format!("there is no Gateway {}; there are: [{}]", share.gateway, known.join(", ")),
                 ));
-                next.shares.extend(old.map(|old| (name.clone(), old.clone())));
+                if let Some(old) = old {
+                    next.shares.insert(name.clone(), old.clone());
+                    next.withdrawn.insert(name.clone());
+                }
             } else if let Some(other) = next.shares.values().find(|other| overlap(other, share)) {
                 let message = format!(
                     "is where Share {} is mounted on the node, or above or below that: choose another place",

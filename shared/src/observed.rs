@@ -24,6 +24,10 @@ pub struct Observed {
     /// Superblocks that may have been ended for good already: there is nothing left to do with them but to retire them, or
     /// to put another in the place of those that pods see.
     pub given_up: BTreeSet<SuperblockId>,
+    /// Those of them whose end is done: nothing can be written through them any more.
+    pub ended: BTreeSet<SuperblockId>,
+    /// Those that a piece of work may still show which was given up, and which the kernel holds.
+    pub lingering: BTreeSet<SuperblockId>,
     /// Superblocks that steps under way mount or put somewhere: they may be about to show up.
     pub beginning: BTreeSet<SuperblockId>,
     /// Superblocks that steps under way retire: they may be out of the mount table while the kernel still speaks to

@@ -131,6 +131,13 @@ pub fn waiting(desired: &Desired, observed: &Observed, now: Moment, share: &Shar
     }
 }
 
+/// Somebody waits for this end: a pod on its way out, or one whose share has a deadline. What is over for good, and what
+/// nobody is on record for, ends as well when its turn comes.
+pub fn has_no_time_to_lose(desired: &Desired, observed: &Observed, now: Moment, id: &SuperblockId) -> bool {
+    let view = View::new(desired, observed, now);
+    !view.superseded(id) && view.is_on_record(id)
+}
+
 /// Whether what containers hold makes a difference to what is to be done: it is dear to find out.
 pub fn depends_on_containers(desired: &Desired, observed: &Observed, now: Moment) -> bool {
     let view = View::new(desired, observed, now);

@@ -1,12 +1,14 @@
 //! The agent's side of a hand.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use moorline_shared::id::SuperblockId;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Semaphore;
@@ -48,13 +50,15 @@ impl HandsError {
 /// takes longer than most of what it does; everything else by a process of its own.
 #[derive(Debug)]
 pub struct Hands {
+    /// What those may still show that were given up and have not ended.
+    lingering: Arc<Mutex<Vec<SuperblockId>>>,
     idle: Mutex<Vec<Hand>>,
     turns: Semaphore,
 }
 
 impl Default for Hands {
     fn default() -> Self {
-        Self { idle: Mutex::default(), turns: Semaphore::new(TURNS) }
+        Self { lingering: Arc::default(), idle: Mutex::default(), turns: Semaphore::new(TURNS) }
     }
 }
 
@@ -93,7 +97,8 @@ impl Hands {
         if kept && reply.is_ok() {
             self.idle().push(hand);
         } else {
-            hand.reap();
+            let shown = request.work.shows().filter(|_| reply.is_err());
+            hand.reap(shown.map(|shown| Lingering::new(&self.lingering, shown)));
         }
         // Whoever has the turn next finds the hand there; of those that are done at once, the last sees that nobody works.
         drop(turn);
@@ -111,8 +116,12 @@ impl Hands {
     fn trim(&self) {
         let mut idle = self.idle();
         if self.turns.available_permits() == TURNS && idle.len() > 1 {
-            idle.drain(1..).for_each(Hand::reap);
+            idle.drain(1..).for_each(|hand| hand.reap(None));
         }
+    }
+
+    pub(crate) fn lingering(&self) -> BTreeSet<SuperblockId> {
+        self.lingering.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Hand>> {
@@ -153,8 +162,9 @@ impl Hand {
     }
 
     /// Ends the process and waits for it aside: one that the kernel holds ends when its server is back, or never.
-    fn reap(mut self) {
+    fn reap(mut self, lingering: Option<Lingering>) {
         tokio::spawn(async move {
+            let _lingering = lingering;
             // The reply is in, or not wanted any more; an error says that it has ended already.
             let _ = self.child.start_kill();
             if timeout(LAST_BREATH, self.child.wait()).await.is_err() {
@@ -163,6 +173,28 @@ impl Hand {
                 LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);
             }
         });
+    }
+}
+
+/// Work that was given up, and is not over before its process has ended.
+struct Lingering {
+    all: Arc<Mutex<Vec<SuperblockId>>>,
+    shown: SuperblockId,
+}
+
+impl Lingering {
+    fn new(all: &Arc<Mutex<Vec<SuperblockId>>>, shown: &SuperblockId) -> Self {
+        all.lock().unwrap_or_else(PoisonError::into_inner).push(shown.clone());
+        Self { all: all.clone(), shown: shown.clone() }
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mine) = all.iter().position(|other| *other == self.shown) {
+            all.swap_remove(mine);
+        }
     }
 }
 

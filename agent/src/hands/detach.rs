@@ -12,7 +12,7 @@ use moorline_sys::mount;
 use moorline_sys::mountinfo::{self, Device, Mount};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Failure, abort, doing, enter_host_mounts, host_table, is_mount, seal};
+use super::{Failure, abort, doing, enter_host_mounts, host_table, is_mount, mark, seal};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -172,15 +172,14 @@ pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> R
     if !is_mount(&base)? {
         // What a hand left that was cut short.
         remove_empty(&base)?;
-        return remove_mark(paths, superblock);
+        return mark::remove(paths, superblock);
     }
     let failed = match superblock.user {
         _ if abort => {
             abort::rounds(paths, superblock)?;
             killpoint::hit(Point::RetireAborted);
             // Whoever comes after a hand that was cut short from here on must not show it to anybody again.
-            let mark = paths.mark_of_end(superblock);
-            fs::write(&mark, b"").map_err(doing(format!("write {}", mark.display())))?;
+            mark::begin(paths, superblock)?;
             killpoint::hit(Point::RetireMarked);
             let ended = abort::for_good(paths, superblock);
             killpoint::hit(Point::RetireShutDown);
@@ -196,18 +195,8 @@ pub(super) fn retire(paths: &Paths, superblock: &SuperblockId, abort: bool) -> R
     mount::detach(&base).map_err(doing(format!("detach {}", base.display())))?;
     killpoint::hit(Point::BaseDetached);
     remove_empty(&base)?;
-    remove_mark(paths, superblock)?;
+    mark::remove(paths, superblock)?;
     failed.map_or(Ok(()), Err)
-}
-
-pub(super) fn remove_mark(paths: &Paths, superblock: &SuperblockId) -> Result<(), Failure> {
-    let mark = paths.mark_of_end(superblock);
-    match fs::remove_file(&mark) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(doing(format!("remove {}", mark.display()))(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Writes what pods left unwritten, and takes nothing away.

@@ -5,6 +5,7 @@ mod abort;
 mod call;
 mod detach;
 mod look;
+mod mark;
 mod mount;
 mod namespace;
 mod prepare;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use call::left_behind;
 pub use call::{Hands, HandsError};
+pub(crate) use mark::ENDED;
 pub(crate) use seal::is_seal;
 
 use crate::killpoint;
@@ -107,6 +109,17 @@ impl Work {
                 | Self::Replace(_)
                 | Self::Look { .. }
         )
+    }
+}
+
+impl Work {
+    /// What somebody may see when it is done.
+    pub(crate) fn shows(&self) -> Option<&SuperblockId> {
+        match self {
+            Self::Mount(Mount { superblock, .. }) | Self::Publish(Publish { superblock, .. }) => Some(superblock),
+            Self::Replace(replace) => Some(&replace.new),
+            _ => None,
+        }
     }
 }
 

@@ -9,8 +9,7 @@ use moorline_sys::namespace;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
-use super::detach::remove_mark;
-use super::{Failure, Mount, doing, enter_host_mounts};
+use super::{Failure, Mount, doing, enter_host_mounts, mark};
 use crate::killpoint::{self, Point};
 use crate::paths::{Paths, from_agent};
 
@@ -21,7 +20,7 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
     namespace::enter_network(network).map_err(doing("enter the network namespace"))?;
     enter_host_mounts()?;
     // Of an earlier one of the same name, which is gone.
-    remove_mark(paths, &wanted.superblock)?;
+    mark::remove(paths, &wanted.superblock)?;
 
     let server = wanted.server.to_string();
     let source = match wanted.server {

@@ -4,8 +4,7 @@ use std::fs;
 
 use moorline_shared::id::{NamespaceId, SuperblockId};
 
-use super::detach::remove_mark;
-use super::{Failure, abort, doing, enter_host_mounts};
+use super::{Failure, abort, doing, enter_host_mounts, mark};
 use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
@@ -16,14 +15,14 @@ pub(super) fn shut_down(paths: &Paths, id: &NamespaceId) -> Result<(), Failure> 
     let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<SuperblockId>().ok());
     for superblock in names.filter(|name| name.namespace == *id && name.user.writes()) {
         // Were the agent to die before all this is on record as a fence, its successor knows what can't be used any more.
-        let mark = paths.mark_of_end(&superblock);
-        fs::write(&mark, b"").map_err(doing(format!("write {}", mark.display())))?;
+        mark::begin(paths, &superblock)?;
         killpoint::hit(Point::WriterMarked);
         if !abort::for_good(paths, &superblock)? {
-            remove_mark(paths, &superblock)?;
+            mark::remove(paths, &superblock)?;
             return Err(Failure::definite(format!("end {superblock} for good: this kernel can't (Linux 6.4 can)")));
         }
         killpoint::hit(Point::WriterEnded);
+        mark::ended(paths, &superblock)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moorline_shared::gateway::{KeySource, Peer, TunnelSpec};
-use moorline_shared::id::NamespaceId;
+use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::key::PrivateKey;
 use moorline_sys::mountinfo::{Device, Mount};
 use moorline_sys::{namespace, tun};
@@ -34,6 +34,9 @@ pub(crate) type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(crate) trait Machine: Send + Sync {
     /// Does a piece of work in a process of its own, for `deadline` at most.
     fn hand(&self, request: Request, deadline: Duration) -> Promise<'_, Result<Done, HandsError>>;
+
+    /// What pieces of work may still show that were given up, and that the kernel holds.
+    fn lingering(&self) -> BTreeSet<SuperblockId>;
 
     /// Asks a server whether it is there, and says how long it took to answer.
     fn ask<'a>(&'a self, question: &'a Question, clock: &'a Clock) -> Promise<'a, io::Result<Duration>>;
@@ -113,6 +116,10 @@ impl Linux {
 impl Machine for Linux {
     fn hand(&self, request: Request, deadline: Duration) -> Promise<'_, Result<Done, HandsError>> {
         Box::pin(async move { self.hands.call(&request, deadline).await })
+    }
+
+    fn lingering(&self) -> BTreeSet<SuperblockId> {
+        self.hands.lingering()
     }
 
     fn ask<'a>(&'a self, question: &'a Question, clock: &'a Clock) -> Promise<'a, io::Result<Duration>> {

@@ -163,6 +163,8 @@ impl Host {
             superblocks: seen.superblocks,
             husks: seen.husks,
             given_up: seen.given_up,
+            ended: seen.ended,
+            lingering: self.machine.lingering(),
             published: seen.published,
             shown: seen.shown,
             strays: seen.strays,

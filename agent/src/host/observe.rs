@@ -14,7 +14,7 @@ use moorline_sys::mountinfo::{self, Device, Mount};
 
 use super::containers::MountNamespace;
 use super::machine::Machine;
-use crate::hands::is_seal;
+use crate::hands::{ENDED, is_seal};
 use crate::paths::Paths;
 
 /// The part of an observation that the kernel's tables hold.
@@ -25,6 +25,7 @@ pub(super) struct Seen {
     pub superblocks: BTreeSet<SuperblockId>,
     pub husks: BTreeSet<SuperblockId>,
     pub given_up: BTreeSet<SuperblockId>,
+    pub ended: BTreeSet<SuperblockId>,
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
     pub shown: BTreeSet<PublicationId>,
     pub strays: BTreeMap<PublicationId, Publication>,
@@ -61,6 +62,8 @@ pub(crate) fn observe(
     // A file that no namespace is bound to is what is left of one, or never was one: it leads nowhere, and is cleared away.
     let named: BTreeSet<NamespaceId> = names(machine, &namespaces)?;
     let given_up: BTreeSet<SuperblockId> = names(machine, &paths.given_up())?;
+    let is_ended = |id: &&SuperblockId| machine.read(&paths.mark_of_end(id)).is_ok_and(|text| text == ENDED);
+    let ended = given_up.iter().filter(is_ended).cloned().collect();
     let superblocks: BTreeSet<SuperblockId> = devices.values().cloned().collect();
     let mut seen = Seen {
         fenced: names(machine, &paths.fenced())?.into_iter().chain(named.difference(&bound).cloned()).collect(),
@@ -71,6 +74,7 @@ pub(crate) fn observe(
             .filter(|name| !superblocks.contains(name))
             .collect(),
         given_up,
+        ended,
         superblocks,
         shown: shown(paths, &host, &devices, publications, &published),
         published,

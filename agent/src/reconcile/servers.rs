@@ -20,11 +20,20 @@ impl Reconciler {
     /// A prober for each namespace that leads somewhere.
     pub(super) fn probe(&mut self, observed: &Observed) {
         let open = |id: &NamespaceId| observed.namespaces.get(id) == Some(&Tunnel::Attached);
+        // One whose patience is another by now is asked by another prober.
+        let (gateways, servers) = (&self.desired.objects.gateways, &self.servers);
+        let as_asked = |id: &NamespaceId| {
+            gateways
+                .get(&id.target.gateway)
+                .zip(servers.get(id))
+                .is_none_or(|(gateway, server)| server.away_after == gateway.away_after)
+        };
         self.probers.retain(|id, prober| {
-            if !open(id) {
+            let stays = open(id) && as_asked(id);
+            if !stays {
                 prober.abort();
             }
-            open(id)
+            stays
         });
         self.servers.retain(|id, _| observed.namespaces.contains_key(id));
         for id in observed.namespaces.keys().filter(|id| open(id)) {
@@ -43,7 +52,9 @@ impl Reconciler {
                 // Two of them, and the pauses, fit into the time that it may be silent.
                 patience: gateway.away_after / 2,
             };
-            self.servers.insert(id.clone(), Server::new(gateway.away_after, (self.clock)()));
+            let now = (self.clock)();
+            let server = self.servers.entry(id.clone()).or_insert_with(|| Server::new(gateway.away_after, now));
+            server.away_after = gateway.away_after;
             self.probers.insert(
                 id.clone(),
                 tokio::spawn(ask_for_ever(

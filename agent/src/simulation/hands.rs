@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::storage::Superblock;
 use super::table::{Detached, MountTable, SEAL};
 use super::world::{HOST_NETWORK, Network, Shared, TMPFS, World, paths};
-use crate::hands::{self, Done, Failure, Publish, Replace, Work, is_seal};
+use crate::hands::{self, Done, ENDED, Failure, Publish, Replace, Work, is_seal};
 
 /// The mount namespace of the host, and its first process.
 pub(super) const HOST: u64 = 1;
@@ -104,7 +104,15 @@ impl Hand {
 
     /// The life of the process.
     pub(super) async fn work(mut self, work: Work, reply: oneshot::Sender<Result<Done, Failure>>) {
-        let outcome = match self.perform(&work).await {
+        let number = work.shows().map(|shown| {
+            let mut world = self.world.lock();
+            let number = world.number();
+            world.at_work.insert(number, (self.life, shown.clone()));
+            number
+        });
+        let outcome = self.perform(&work).await;
+        number.map(|number| self.world.lock().at_work.remove(&number));
+        let outcome = match outcome {
             Ok(done) => Ok(done),
             Err(Cut::Killed) => return,
             Err(Cut::Failed(failure)) => Err(failure),
@@ -244,9 +252,12 @@ impl Hand {
             if !self.world.lock().scene.shuts_down {
                 return failed(true, format!("end {superblock} for good: this kernel can't"));
             }
-            self.world.lock().files.insert(paths().mark_of_end(&superblock), Vec::new());
+            let mark = paths().mark_of_end(&superblock);
+            self.world.lock().files.entry(mark.clone()).or_default();
             self.pace().await?;
             self.world.lock().shut(device);
+            self.pace().await?;
+            self.world.lock().files.insert(mark, ENDED.to_vec());
             self.pace().await?;
         }
         Ok(())
@@ -500,7 +511,7 @@ impl Hand {
         };
         if abort {
             self.abort(base.device).await?;
-            self.world.lock().files.insert(mark.clone(), Vec::new());
+            self.world.lock().files.entry(mark.clone()).or_default();
             if self.world.lock().scene.shuts_down {
                 self.pace().await?;
                 self.world.lock().shut(base.device);

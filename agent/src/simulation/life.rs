@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use moorline_shared::client::ClientIdentity;
 use moorline_shared::gateway::{Peer, TunnelSpec};
 use moorline_shared::happening::Happening;
-use moorline_shared::id::NamespaceId;
+use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::plan::Jitter;
 use moorline_sys::mountinfo::{Device, Mount};
 use moorline_tunnel::{Stats, Tunnel};
@@ -162,6 +162,12 @@ impl Machine for Life {
                 Err(_) => Err(HandsError::Deadline(deadline)),
             }
         })
+    }
+
+    fn lingering(&self) -> BTreeSet<SuperblockId> {
+        let world = self.world.lock();
+        let mine = world.at_work.values().filter(|(life, _)| *life == self.life);
+        mine.map(|(_, shown)| shown.clone()).collect()
     }
 
     fn ask<'a>(&'a self, question: &'a Question, _: &'a Clock) -> Promise<'a, io::Result<Duration>> {

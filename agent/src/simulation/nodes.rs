@@ -56,8 +56,6 @@ pub(super) struct Asked {
     said: Said,
     /// When last something else was said: each of them, in the order above.
     until: [Option<Duration>; 3],
-    /// The Share is refused, since its Gateway is gone: what it said before may stand.
-    refused: bool,
 }
 
 impl Asked {
@@ -104,22 +102,20 @@ impl World {
         let now = self.now();
         let mut gateways = BTreeSet::new();
         let mut said: BTreeMap<&Name, Option<&Path>> = BTreeMap::new();
-        let mut refused: BTreeSet<&Name> = BTreeSet::new();
         for located in &self.objects {
             match &located.object {
                 Object::Gateway(gateway) => drop(gateways.insert(&gateway.name)),
+                // Without its Gateway it is refused, as if it were gone.
+                Object::Share(share) if !gateways.contains(&share.gateway) => {}
                 Object::Share(share) => {
-                    let place = share.node_mount.as_ref().filter(|_| gateways.contains(&share.gateway));
-                    if !gateways.contains(&share.gateway) {
-                        refused.insert(&share.name);
-                    }
+                    let place = share.node_mount.as_ref();
                     said.insert(&share.name, place.map(|place| Path::new(place.as_str())));
                 }
             }
         }
         for (name, place) in said.iter().filter_map(|(name, place)| Some((*name, (*place)?))) {
             let id = || PublicationId::of(&place.to_string_lossy());
-            let fresh = || Asked { id: id(), said: Said::Here, until: [None, Some(now), None], refused: false };
+            let fresh = || Asked { id: id(), said: Said::Here, until: [None, Some(now), None] };
             self.asked.entry((place.to_owned(), name.clone())).or_insert_with(fresh);
         }
         for ((place, name), asked) in &mut self.asked {
@@ -130,7 +126,6 @@ impl World {
             };
             asked.until[asked.said as usize] = Some(now);
             asked.said = is_said;
-            asked.refused = refused.contains(name);
         }
     }
 
@@ -150,17 +145,15 @@ impl World {
         serde_json::from_slice(self.files.get(&paths().publication(id))?).ok()
     }
 
-    /// People want it there, or may do, or did a moment ago.
+    /// People want it there, or did a moment ago.
     pub(super) fn was_asked(&self, place: &Path) -> bool {
-        let may = |asked: &Asked| asked.lately(Said::Here, self.now()) || asked.refused;
-        self.asked.iter().any(|((at, _), asked)| at == place && may(asked))
+        self.asked.iter().any(|((at, _), asked)| at == place && asked.lately(Said::Here, self.now()))
     }
 
     /// People want the Share at another place, now or a moment ago: there it is kept up for all who have it.
     fn is_asked_beside(&self, place: &Path, share: &Name) -> bool {
         let beside = |at: &Path, name: &Name| at != place && name == share;
-        let may = |asked: &Asked| asked.lately(Said::Here, self.now()) || asked.refused;
-        let lately = |asked: &Asked| may(asked) && self.is_free(asked, share);
+        let lately = |asked: &Asked| asked.lately(Said::Here, self.now()) && self.is_free(asked, share);
         self.asked.iter().any(|((at, name), asked)| beside(at, name) && lately(asked))
     }
 
@@ -185,6 +178,13 @@ impl World {
         // Wherever it has it: a place may be newer than whoever sees the directory above.
         let mut copies = user.table.0.iter().filter(is_of_it);
         copies.any(|copy| user.table.stack(&copy.mount_point).first().is_some_and(|lowest| !is_seal(lowest)))
+    }
+
+    /// What it has there nobody gave it, and nobody is on record for.
+    fn is_left_over(&self, user: &Container, at: &Path) -> bool {
+        let top = user.table.top(at).and_then(|top| self.superblocks.get(&top.device));
+        let forsaken = |id: &SuperblockId| self.has_kept(user, id) && !self.was_given(id) && !self.is_asked(&id.share);
+        top.is_some_and(|there| forsaken(&there.id))
     }
 
     /// A process has something open in it, which the kernel minds when it is unmounted as one does by hand.
@@ -398,7 +398,7 @@ impl World {
                     (Way::Sees, Ok(id)) if self.shown_at(at).is_some_and(|(_, on_host)| on_host != id) => {
                         format!("sees {id}, and the host does not")
                     }
-                    (Way::Sees, _) if self.shown_at(at).is_none() => continue,
+                    (Way::Sees, _) if self.shown_at(at).is_none() || self.is_left_over(user, at) => continue,
                     (_, Ok(_)) => continue,
                     (_, Err(why)) => why,
                 };

@@ -74,6 +74,8 @@ pub(super) struct World {
     /// What was acknowledged, by share and file.
     pub acknowledged: BTreeMap<(String, u8), u64>,
 
+    /// What hands may still show, by hand, and whose they are.
+    pub at_work: BTreeMap<u64, (u64, SuperblockId)>,
     pub agent: Option<Agent>,
     pub lives: u64,
     pub boots: u64,
@@ -175,6 +177,7 @@ impl World {
             uplink: true,
             written: 0,
             acknowledged: BTreeMap::new(),
+            at_work: BTreeMap::new(),
             agent: None,
             lives: 0,
             boots: 1,

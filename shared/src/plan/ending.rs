@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Step, View};
+use crate::gateway::Path;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, User};
 use crate::observed::{Copies, Occupants, Tunnel};
 use crate::publication::Publication;
@@ -30,12 +31,13 @@ impl View<'_> {
             } else if (given_up || !self.needed(id) && !self.is_being_given_back(id))
                 && !self.seen_somewhere(id)
                 && !self.observed.beginning.contains(id)
+                && !self.observed.lingering.contains(id)
             {
                 let abort = given_up || away || self.superseded(id);
                 steps.push(Step::Retire { superblock: id.clone(), abort });
             } else if let User::ReadWrite(publication) = id.user
                 && away
-                && (self.may_lose(publication) || !self.needed(id))
+                && (self.may_lose(publication) || !self.needed(id) && self.is_on_record(id))
             {
                 steps.push(Step::Abort(id.clone()));
             } else if away && self.shares_past_deadline(id) {
@@ -45,10 +47,22 @@ impl View<'_> {
         }
     }
 
-    /// Nothing reaches its server from there any more, and nobody is on record for whom it would move to another: a container
-    /// keeps it that merely saw a node mount.
+    /// Nothing reaches its server through it any more, and nobody is on record for whom it would move to another: a container
+    /// keeps it that merely saw a node mount, or a copy of its own.
     fn cannot_come_back(&self, id: &SuperblockId) -> bool {
-        self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced) && !self.needed(id) && !self.is_being_given_back(id)
+        let gateway = self.desired.objects.gateways.get(&id.namespace.target.gateway);
+        // Without a tunnel a fence ends those that write, and readers come back with their server.
+        let is_cut_off = id.user.writes() || gateway.is_some_and(|gateway| gateway.path != Path::Direct);
+        let fenced = self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced);
+        fenced && is_cut_off && !self.needed(id) && !self.is_being_given_back(id)
+    }
+
+    /// A publication rests on it, or did until it was taken back.
+    pub(super) fn is_on_record(&self, id: &SuperblockId) -> bool {
+        self.desired
+            .publications
+            .values()
+            .any(|publication| publication.share == id.share && publication.user() == id.user)
     }
 
     /// A hand that was given up and that the kernel holds may put one more layer over a target: it is known for ours, and
@@ -122,7 +136,10 @@ impl View<'_> {
     /// While its server is away: whether nobody waits any more for what this pod has not written yet.
     pub(super) fn may_lose(&self, id: PublicationId) -> bool {
         let occupants = self.observed.occupants.get(&id);
-        let Some(publication) = self.desired.publications.get(&id) else { return true };
+        // A record may be lost or not be readable, and its pod live.
+        let Some(publication) = self.desired.publications.get(&id) else {
+            return occupants != Some(&Occupants::Living);
+        };
         let pods = &self.observed.pods;
         occupants == Some(&Occupants::Killed)
             || match pods.known.get(&publication.pod.uid) {

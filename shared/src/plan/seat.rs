@@ -198,6 +198,6 @@ impl<'a> View<'a> {
         direct
             && self.observed.can_shut_down
             && self.observed.superblocks.contains(id)
-            && !self.observed.given_up.contains(id)
+            && !self.observed.ended.contains(id)
     }
 }

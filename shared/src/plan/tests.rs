@@ -349,7 +349,9 @@ impl World {
                 let gateway = &self.desired.objects.gateways[&id.target.gateway];
                 if gateway.path == crate::gateway::Path::Direct {
                     let writers = self.observed.superblocks.iter().filter(|s| s.namespace == *id && s.user.writes());
-                    self.observed.given_up.extend(writers.cloned().collect::<Vec<_>>());
+                    let writers: Vec<_> = writers.cloned().collect();
+                    self.observed.given_up.extend(writers.iter().cloned());
+                    self.observed.ended.extend(writers);
                 }
             }
             Step::RemoveNamespace(id) => {

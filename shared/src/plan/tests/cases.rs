@@ -233,7 +233,10 @@ fn a_direct_writer_whose_mount_was_under_way_during_a_fence_is_ended_before_anot
     // A fence that was made for another share has not met this one.
     world.observed.namespaces.insert(old.namespace.clone(), Tunnel::Fenced);
     assert!(steps(&world).contains(&fence) && !moves(&steps(&world)), "{:?}", steps(&world));
-    world.observed.given_up.insert(old);
+    // Nor has one that was cut short between its mark and its end.
+    world.observed.given_up.insert(old.clone());
+    assert!(steps(&world).contains(&fence) && !moves(&steps(&world)), "{:?}", steps(&world));
+    world.observed.ended.insert(old);
     assert!(!steps(&world).contains(&fence) && moves(&steps(&world)), "{:?}", steps(&world));
 }
 
