@@ -85,3 +85,57 @@ fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     files.sort();
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const TEXT: &str = "apiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {name: NAME}\nspec: {path: direct, targets: [{name: a, server: 192.0.2.1}]}\n";
+
+    /// A ConfigMap's directory as kubelet writes it: the keys are links to a link that is swapped.
+    fn write_config_map(directory: &Path, version: &str, keys: &[(&str, &str)]) {
+        let data = directory.join(format!("..{version}"));
+        fs::create_dir(&data).unwrap();
+        for (key, text) in keys {
+            fs::write(data.join(key), text).unwrap();
+        }
+        let fresh = directory.join("..data_tmp");
+        symlink(format!("..{version}"), &fresh).unwrap();
+        fs::rename(&fresh, directory.join("..data")).unwrap();
+        for (key, _) in keys.iter().filter(|(key, _)| !directory.join(key).is_symlink()) {
+            symlink(Path::new("..data").join(key), directory.join(key)).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_config_map_that_is_swapped_is_read_anew_with_the_keys_that_it_has_by_then() {
+        let place = std::env::temp_dir().join(format!("moorline-config-map-{}", std::process::id()));
+        fs::create_dir(&place).unwrap();
+        let (a, b) = (TEXT.replace("NAME", "a"), TEXT.replace("NAME", "b"));
+        write_config_map(&place, "1", &[("a.yaml", &a)]);
+        let mut directory = Directory::new(place.clone());
+        let names = |reading: &Reading| -> Vec<String> {
+            assert!(reading.problems.is_empty(), "{:?}", reading.problems);
+            reading.objects.iter().map(|located| format!("{:?}", located.object)).collect()
+        };
+        assert_eq!(names(&directory.read().unwrap()).len(), 1);
+        let mut changes = directory.changes().unwrap();
+        write_config_map(&place, "2", &[("a.yaml", &a), ("b.yaml", &b)]);
+        let told = timeout(Duration::from_secs(10), changes.next()).await;
+        assert!(told.is_ok_and(|change| change.is_some()), "nobody is told of the swap");
+        assert_eq!(names(&directory.read().unwrap()).len(), 2);
+        for key in ["a.yaml", "b.yaml", "..data"] {
+            fs::remove_file(place.join(key)).unwrap();
+        }
+        for (version, keys) in [("..1", &["a.yaml"][..]), ("..2", &["a.yaml", "b.yaml"])] {
+            keys.iter().for_each(|key| fs::remove_file(place.join(version).join(key)).unwrap());
+            fs::remove_dir(place.join(version)).unwrap();
+        }
+        fs::remove_dir(&place).unwrap();
+    }
+}

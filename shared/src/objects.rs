@@ -59,7 +59,8 @@ impl Objects {
                 ));
                 if let Some(old) = old {
                     next.shares.insert(name.clone(), old.clone());
-                    next.withdrawn.insert(name.clone());
+                    // A file that can't be read may hold it.
+                    next.withdrawn.extend((!incomplete).then(|| name.clone()));
                 }
             } else if let Some(other) = next.shares.values().find(|other| overlap(other, share)) {
                 let message = format!(
@@ -167,10 +168,23 @@ mod tests {
     }
 
     #[test]
+    fn a_share_whose_gateway_is_gone_is_kept_for_those_that_use_it_and_published_no_more() {
+        let (old, _) = revise(&Objects::default(), &(gateway("10.0.0.1") + &share("/data", "[a]")), false);
+        let (kept, problems) = revise(&old, share("/data", "[a]").trim_start_matches("---\n"), true);
+        assert_eq!((&kept.gateways, &kept.shares, kept.withdrawn.len()), (&old.gateways, &old.shares, 1));
+        assert_eq!(problems, ["f.yaml:1: spec.gateway: there is no Gateway gw; there are: []"]);
+        let (back, _) = revise(&kept, &(gateway("10.0.0.1") + &share("/data", "[a]")), true);
+        assert_eq!(back, old);
+    }
+
+    #[test]
     fn an_incomplete_reading_takes_nothing_away() {
         let (old, _) = revise(&Objects::default(), &(gateway("10.0.0.1") + &share("/data", "[a]")), false);
         let (next, problems) = old.revise(&[], true, &BTreeSet::new());
         assert_eq!((&next, problems.len()), (&old, 0));
+        let incomplete = parse("f.yaml", share("/data", "[a]").trim_start_matches("---\n")).unwrap();
+        let (next, _) = old.revise(&incomplete, true, &["data".parse().unwrap()].into());
+        assert_eq!(next, old, "the file that can't be read may hold its Gateway");
     }
 
     #[test]

@@ -21,8 +21,8 @@ use proto::volume_capability::{AccessMode, AccessType, MountVolume};
 
 pub const SOCKET: &str = "/var/lib/kubelet/plugins/moorline.io/csi@moorline.io.sock";
 
-/// How long kubelet gives a call.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Five times as long as the agent lets a call wait for anything. Kubelet would give it two minutes.
+const PATIENCE: Duration = Duration::from_secs(75);
 
 /// One volume of one pod, as kubelet knows it.
 #[derive(Debug, Clone)]

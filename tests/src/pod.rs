@@ -362,6 +362,9 @@ impl Pod {
     #[track_caller]
     pub fn end(self, grace: Duration) -> Vec<Volume> {
         self.container.stop(grace);
+        // Not for an instant, in all its life.
+        let trespassed = self.events_of(Op::Trespass).into_iter().find(Event::succeeded);
+        assert_eq!(trespassed, None, "what is read-only was written to");
         self.container.delete();
         self.sub_paths.iter().for_each(|place| detach_all(place));
         self.volumes

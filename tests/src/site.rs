@@ -7,6 +7,7 @@
 //! ```
 //! Faults happen on the wire, where nobody is told: see `wire.rs`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -76,6 +77,22 @@ impl Tree {
 
     pub fn try_read(&self, path: &str) -> Option<Vec<u8>> {
         fs::read(self.0.join(path)).ok()
+    }
+
+    /// Everything that lies in it. What a client has put aside for as long as it is open is nobody's file.
+    pub fn names(&self) -> BTreeSet<String> {
+        let (mut names, mut open) = (BTreeSet::new(), vec![self.0.clone()]);
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let (path, is_directory) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                let name = path.strip_prefix(&self.0).unwrap_or(&path).display().to_string();
+                if !entry.file_name().to_string_lossy().starts_with(".nfs") {
+                    names.insert(name);
+                }
+                open.extend(is_directory.then_some(path));
+            }
+        }
+        names
     }
 }
 

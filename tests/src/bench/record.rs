@@ -49,10 +49,10 @@ pub struct Figure {
     /// One of each run.
     pub samples: Vec<f64>,
     /// The medians of others, in the same runs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default)]
     pub peers: BTreeMap<String, f64>,
-    /// The median of what the kernel alone takes for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The median of what the kernel alone takes for it, where there is such a thing.
+    #[serde(default)]
     pub floor: Option<f64>,
 }
 

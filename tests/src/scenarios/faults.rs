@@ -3,6 +3,7 @@
 //! The application is one container, never restarted: it opens, reads and verifies, or writes with fsync and writes down
 //! what was acknowledged; it keeps a descriptor, a lock, a mapping and a working directory on the share.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -156,6 +157,8 @@ struct Lab {
     pod: Pod,
     /// On another share of the same export, under hard: what is done for the pod's share is not done to it.
     neighbour: Pod,
+    /// What lay on the servers when all was well.
+    names: BTreeSet<String>,
 }
 
 impl Lab {
@@ -190,8 +193,9 @@ impl Lab {
         let pod = pod.staying_in("/mnt/tested").start();
         let neighbour = Draft::new("neighbour").with_share(&node, &agent, "library", true);
         let neighbour = neighbour.reading("/mnt/library/sample").start();
-        let lab = Self { access, sites, agent, pod, neighbour };
+        let mut lab = Self { access, sites, agent, pod, neighbour, names: BTreeSet::new() };
         lab.goes_on();
+        lab.names = lab.sites[0].tree().names();
         lab
     }
 
@@ -308,13 +312,15 @@ impl Lab {
         let took = now() - began;
         assert!(took < grace, "grace was {grace:?}, gone after {took:?}");
         self.sites[0].heal();
+        nothing_is_deleted(&self.names, &self.sites);
         self.neighbour.reads("data", RETURN);
         self.neighbour.never_failed(Op::Read);
         self.neighbour.delete(&self.agent, seconds(10));
     }
 
-    /// Nothing that was acknowledged is lost, the lock is held, and both pods go.
+    /// Nothing that was acknowledged is lost, nothing is deleted, the lock is held, and both pods go.
     fn end(self) {
+        nothing_is_deleted(&self.names, &self.sites);
         let well = self.sites.iter().rfind(|site| site.name() == self.agent.target("tested")).expect("a site serves");
         if self.access == Access::ReadWrite {
             // A replaced export keeps what was written before.
@@ -352,4 +358,13 @@ impl Lab {
         self.pod.delete(&self.agent, seconds(10));
         self.neighbour.delete(&self.agent, seconds(10));
     }
+}
+
+/// An export that was replaced lies beside the new one.
+#[track_caller]
+fn nothing_is_deleted(names: &BTreeSet<String>, sites: &[Site]) {
+    let there: BTreeSet<String> =
+        sites.iter().flat_map(|site| site.tree().names()).map(|name| name.replace(".replaced", "")).collect();
+    let gone: Vec<&String> = names.difference(&there).collect();
+    assert!(gone.is_empty(), "{gone:?} were on the server, and are not any more");
 }

@@ -408,6 +408,47 @@ fn what_is_left_of_a_node_mount_in_a_container_ends_when_its_server_is_given_up(
 }
 
 #[test]
+fn a_writer_whose_record_is_lost_ends_with_its_pod_and_not_before() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::StartContainer(2));
+    world.second(0, 0);
+    let superblock = world.observed.superblocks.first().unwrap().clone();
+    let ends =
+        |world: &World| plan(&world.desired, &world.observed, world.now).contains(&Step::Abort(superblock.clone()));
+    world.desired.publications.clear();
+    world.observed.servers.remove(&superblock.namespace);
+    world.observed.namespaces.insert(superblock.namespace.clone(), Tunnel::Attached);
+    let mut server = Server::new(Duration::from_secs(4), Moment::ZERO);
+    [10, 20].map(Duration::from_secs).into_iter().for_each(|at| server.asked(at, None));
+    world.observed.servers.insert(superblock.namespace.clone(), server);
+    world.now = Duration::from_secs(60);
+    let User::ReadWrite(publication) = superblock.user else { panic!("a writer's") };
+    for (who, goes) in [(Occupants::Living, false), (Occupants::Ending, true), (Occupants::Killed, true)] {
+        world.observed.occupants.insert(publication, who);
+        assert_eq!(ends(&world), goes, "{who:?}");
+    }
+}
+
+#[test]
+fn a_base_mount_stays_as_long_as_work_that_was_given_up_may_show_it() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(0));
+    (0..5).for_each(|_| world.second(0, 0));
+    let superblock = world.observed.superblocks.first().unwrap().clone();
+    world.desired.publications.clear();
+    world.observed.published.clear();
+    let goes = |world: &World| {
+        let steps = plan(&world.desired, &world.observed, world.now);
+        steps.contains(&Step::Retire { superblock: superblock.clone(), abort: false })
+    };
+    assert!(goes(&world));
+    world.observed.lingering.insert(superblock.clone());
+    assert!(!goes(&world));
+}
+
+#[test]
 fn one_node_mount_takes_the_place_of_another_when_that_is_gone() {
     let mut world = World::new(false);
     world.apply(&Op::Publish(NODE));
