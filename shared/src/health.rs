@@ -1,4 +1,5 @@
-//! How a mount is, and what may be done to it.
+//! How a mount is, and what may be done to it. One that is being made is none yet, and for one that is slow nothing is done:
+//! how long its server takes to answer is told beside it.
 
 use serde::{Deserialize, Serialize};
 

@@ -196,6 +196,7 @@ impl World {
         self.look();
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
         for step in plan(&self.desired, &self.observed, self.now) {
+            self.may_be_done_as_it_is(&step);
             match &step {
                 Step::Hide(id) => self.may_be_hidden(*id),
                 Step::Unpublish(id) if self.desired.publications[id].node => {
@@ -327,6 +328,32 @@ impl World {
     fn may_be_written(&self, id: &SuperblockId) {
         if id.user.writes() {
             assert_eq!(self.writers_elsewhere(id), None, "{id} would be written beside an unfenced superblock");
+        }
+    }
+
+    /// Each state of health says what may be done to a mount, but at the node's end, when all of them go.
+    fn may_be_done_as_it_is(&self, step: &Step) {
+        if self.desired.shutdown.is_some() {
+            return;
+        }
+        let health = |id| health(&self.desired, &self.observed, self.now, id);
+        match step {
+            Step::Abort(id) | Step::Retire { superblock: id, abort: true } => {
+                let begun = self.observed.given_up.contains(id);
+                assert!(begun || health(id) != Health::Healthy, "{id} is healthy: {step}");
+            }
+            Step::Publish(_, id) => {
+                assert!(matches!(health(id), Health::Healthy | Health::Stale), "{id} is {:?}: {step}", health(id));
+            }
+            Step::Replace { old, new } => {
+                assert!(
+                    matches!(health(old), Health::FailingOver | Health::Fenced),
+                    "{old} is {:?}: {step}",
+                    health(old)
+                );
+                assert_ne!(health(new), Health::Unmounting, "{step}");
+            }
+            _ => {}
         }
     }
 
