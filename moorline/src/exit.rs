@@ -9,6 +9,8 @@ pub(crate) enum Exit {
     Success,
     /// Something failed that may go better the next time.
     Failed,
+    /// The command line can't be read.
+    Usage,
     /// What was given can't be used: a directory or file that is not as it must be.
     BadInput,
     /// The host lacks something, or does not let us have it.
@@ -27,12 +29,12 @@ impl Exit {
     }
 }
 
-/// 2 is clap's, for a command line that can't be read.
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Success => 0,
             Exit::Failed => 1,
+            Exit::Usage => 2,
             Exit::BadInput => 3,
             Exit::Host => 4,
             Exit::NoAgent => 5,

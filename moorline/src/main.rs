@@ -29,7 +29,14 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|argument| argument == hands::SUBCOMMAND) {
         return hands::main(arguments.get(2).and_then(|agent| agent.to_str()?.parse().ok()));
     }
-    let cli = Cli::parse_from(by_link(arguments));
+    let cli = match Cli::try_parse_from(by_link(arguments)) {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Nobody may read it; the code says as much.
+            let _ = answer.print();
+            return if answer.use_stderr() { Exit::Usage } else { Exit::Success }.into();
+        }
+    };
     let exit = match cli.command {
         Command::Agent(agent) => run_agent(agent),
         Command::Status(status) => status::run(&status),
