@@ -3,7 +3,7 @@
 use std::process::Command;
 
 fn code(arguments: &[&str]) -> Option<i32> {
-    let output = Command::new(env!("CARGO_BIN_EXE_moorline")).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_moorline")).args(arguments).output().expect("run it");
     output.status.code()
 }
 
@@ -27,8 +27,9 @@ fn a_node_without_an_agent_is_told_from_an_agent_in_trouble() {
 #[test]
 fn a_directory_of_objects_that_is_not_there_is_bad_input() {
     let run = std::env::temp_dir().join(format!("moorline-exit-{}", std::process::id()));
-    std::fs::create_dir(&run).unwrap();
-    let arguments = ["agent", "--node", "n", "--config", "/nonexistent/objects", "--run-dir", run.to_str().unwrap()];
+    std::fs::create_dir(&run).expect("a directory");
+    let arguments =
+        ["agent", "--node", "n", "--config", "/nonexistent/objects", "--run-dir", run.to_str().expect("a path")];
     assert_eq!(code(&arguments), Some(3));
     let _ = std::fs::remove_file(run.join("agent.lock"));
     let _ = std::fs::remove_dir(&run);
