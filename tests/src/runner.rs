@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{PoisonError, RwLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -36,7 +37,7 @@ impl Runner {
         }
         let trials = scenarios.map(|scenario| {
             let runner = self.clone();
-            Trial::test(scenario.name, move || runner.scenario(scenario).map_err(Failed::from))
+            Trial::test(scenario.name, move || in_turn(scenario, || runner.scenario(scenario)).map_err(Failed::from))
         });
         libtest_mimic::run(arguments, trials.collect()).exit_code()
     }
@@ -104,6 +105,20 @@ impl Runner {
             .stdout(stdout)
             .stderr(stderr)
             .spawn()
+    }
+}
+
+/// The write side is one scenario's alone.
+static GUEST: RwLock<()> = RwLock::new(());
+
+fn in_turn<T>(scenario: &Scenario, run: impl FnOnce() -> T) -> T {
+    // There is nothing behind the lock that a panic could have left half done.
+    if scenario.alone {
+        let _all = GUEST.write().unwrap_or_else(PoisonError::into_inner);
+        run()
+    } else {
+        let _some = GUEST.read().unwrap_or_else(PoisonError::into_inner);
+        run()
     }
 }
 

@@ -19,6 +19,22 @@ pub fn monotonic() -> f64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |time| Duration::from(time).as_secs_f64())
 }
 
+/// Seconds.
+pub const DAY: f64 = 86_400.0;
+
+/// Seconds since midnight, UTC, on the clock that the agent's events are told by.
+pub fn time_of_day() -> f64 {
+    clock_gettime(ClockId::CLOCK_REALTIME).map_or(0.0, |time| Duration::from(time).as_secs_f64()).rem_euclid(DAY)
+}
+
+/// The same of a time like 2023-11-14T22:13:20.250Z.
+pub fn time_in(at: &str) -> Option<f64> {
+    let mut parts = at.strip_suffix('Z')?.split_once('T')?.1.split(':');
+    let (hours, minutes): (f64, f64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let seconds: f64 = parts.next()?.parse().ok()?;
+    Some(hours * 3600.0 + minutes * 60.0 + seconds)
+}
+
 pub const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
@@ -59,6 +75,12 @@ pub fn throughout<E: Debug>(what: &str, time: Duration, mut check: impl FnMut() 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_of_an_event_is_understood() {
+        assert_eq!(time_in("2023-11-14T22:13:20.250Z"), Some(80_000.25));
+        assert_eq!(time_in("soon"), None);
+    }
 
     #[test]
     fn a_condition_that_comes_true_ends_the_wait() {

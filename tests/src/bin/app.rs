@@ -21,7 +21,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Between two rounds of a job: a pace, nothing is waited for.
-const PACE: Duration = Duration::from_millis(50);
+const PACE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     // Blocked before the first thread starts, or a job's thread might take the signal; pid 1 has no default action.

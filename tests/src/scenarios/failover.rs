@@ -4,13 +4,13 @@ use nix::errno::Errno;
 
 use crate::agent::Agent;
 use crate::data;
-use crate::event::Op;
+use crate::event::{Event, Op};
 use crate::node::Node;
 use crate::objects;
 use crate::openmetrics;
 use crate::pod::{Draft, Pod};
 use crate::site::{Site, Tree};
-use crate::wait::{eventually, seconds, throughout};
+use crate::wait::{eventually, monotonic, seconds, throughout, time_in, time_of_day};
 
 /// From a server's death to a pod that reads the next one.
 const RECOVERY: std::time::Duration = seconds(45);
@@ -33,6 +33,42 @@ pub(super) fn read_only() {
     let refused = pod.next("tries to write", seconds(10), |event| event.op == Op::Trespass);
     assert_eq!(refused.errno, Errno::EROFS as i32, "read-only stays read-only: {refused:?}");
     pod.delete(&agent, seconds(10));
+}
+
+/// From the agent's word that a server is away to an open that another one serves: what is promised, and what a machine that
+/// is busy with much else may make of it.
+const SERVED: (std::time::Duration, f64) = (seconds(2), 5.0);
+
+pub(super) fn new_opens_are_served_in_time() {
+    let node = Node::new("node1");
+    let tree = Tree::new("shared");
+    tree.put("datasets/sample", &data::file("data", 10_000));
+    let (mut a, mut b) = (Site::serving(&node, "a", tree.clone()), Site::serving(&node, "b", tree.clone()));
+    let agent = Agent::start(&node, &objects::usual(true, &[&a, &b]));
+    let pods = [reader(&node, &agent), writer(&node, &agent)];
+    let wanted = |event: &Event| matches!(event.op, Op::Read | Op::Write) && event.succeeded();
+    for pod in &pods {
+        pod.next("uses its share", seconds(30), wanted);
+    }
+
+    if agent.target("checkpoints") == "a" {
+        a.die()
+    } else {
+        b.die()
+    }
+    let away = agent.tells("ServerAway", seconds(30));
+    let away = away["at"].as_str().and_then(time_in).unwrap_or_else(|| panic!("no time in {away}"));
+    let away = away - (time_of_day() - monotonic());
+    let limit = SERVED.0.as_secs_f64() * SERVED.1;
+    for pod in pods {
+        // What was on its way when the server died may be acknowledged by the next.
+        let opened = |event: &Event| wanted(event) && event.at - event.took > away;
+        let served = pod.after(0, "opens it anew", RECOVERY, opened);
+        let took = served.at - away;
+        println!("{}: served {took:.1} s after the server was known to be away", pod.name());
+        assert!(took < limit, "{}: {:?} are promised, and it took {took:.1} s: {served:?}", pod.name(), SERVED.0);
+        pod.delete(&agent, seconds(10));
+    }
 }
 
 pub(super) fn read_write_shared_data() {

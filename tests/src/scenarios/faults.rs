@@ -55,13 +55,16 @@ pub(super) enum Access {
     ReadWrite,
 }
 
+/// The first soft call after a loss takes seven or eight major timeouts, since its connection must be given up before; later
+/// ones take one or two.
+const SOFT_TIMES: u32 = 10;
+
 impl Policy {
     /// Both limits fall well into each outage.
     fn yaml(self) -> &'static str {
         match self {
             Self::Hard => "",
-            // A major timeout of 3 s. The first call after a loss takes four or five of them, since its connection must be
-            // given up before; later ones take one or two.
+            // A major timeout of 3 s.
             Self::Soft => "policy: soft, acceptLostWrites: true, mountOptions: {timeo: 10, retrans: 2}",
             Self::SoftByDefault => "policy: soft, acceptLostWrites: true",
             Self::Bounded => "policy: bounded, after: 10s",
@@ -266,7 +269,8 @@ impl Lab {
         let (began, since) = (now(), monotonic());
         begin(&mut self.sites[0]);
         if let Some(patience) = policy.patience() {
-            let limit = if policy == Policy::Soft { time } else { time.min(5 * patience) };
+            let times = if policy == Policy::Soft { SOFT_TIMES } else { 5 };
+            let limit = time.min(times * patience);
             eventually("an error comes at its time", limit, || self.failures().first().cloned().ok_or("none yet"));
             let early = self.failures().into_iter().find(|event| event.at < since + patience.as_secs_f64());
             assert_eq!(early, None, "no error comes before {patience:?}; the outage began at {since}");

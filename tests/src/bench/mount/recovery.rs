@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{chdir, pivot_root};
 
 use super::super::record::{Samples, Whose};
@@ -19,11 +18,10 @@ use crate::kit;
 use crate::node::Node;
 use crate::pod::{insist, publish, volume};
 use crate::site::Site;
-use crate::wait::{eventually, seconds};
+use crate::wait::{DAY, eventually, seconds, time_in, time_of_day};
 
 const CONTAINERS: usize = 100;
 const SAMPLE: &str = "sample";
-const DAY: f64 = 86_400.0;
 
 pub(super) fn measure(node: &Node, a: &Site, b: &Site, samples: &mut Samples) {
     for site in [a, b] {
@@ -126,28 +124,4 @@ fn enclose(target: &Path) -> nix::Result<()> {
     pivot_root(root, &root.join("old"))?;
     chdir("/")?;
     umount2("/old", MntFlags::MNT_DETACH)
-}
-
-/// Seconds since midnight, UTC, on the clock that the agent's events are told by.
-fn time_of_day() -> f64 {
-    clock_gettime(ClockId::CLOCK_REALTIME).map_or(0.0, |time| Duration::from(time).as_secs_f64()).rem_euclid(DAY)
-}
-
-/// The same of a time like 2023-11-14T22:13:20.250Z.
-fn time_in(at: &str) -> Option<f64> {
-    let mut parts = at.strip_suffix('Z')?.split_once('T')?.1.split(':');
-    let (hours, minutes): (f64, f64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let seconds: f64 = parts.next()?.parse().ok()?;
-    Some(hours * 3600.0 + minutes * 60.0 + seconds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_of_an_event_is_understood() {
-        assert_eq!(time_in("2023-11-14T22:13:20.250Z"), Some(80_000.25));
-        assert_eq!(time_in("soon"), None);
-    }
 }
