@@ -34,18 +34,14 @@ impl Directory {
     pub(crate) fn read(&mut self) -> io::Result<Reading> {
         let mut reading = Reading::default();
         let mut next = BTreeMap::new();
-        for path in files(&self.path)? {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let text = match fs::read_to_string(&path) {
-                Ok(text) => Ok(text),
-                Err(error) => Err(Problem {
-                    file: name.clone(),
-                    line: None,
-                    field: String::new(),
-                    message: format!("can't be read: {error}"),
-                }),
+        for (name, text) in self.texts()? {
+            let unreadable = |error| Problem {
+                file: name.clone(),
+                line: None,
+                field: String::new(),
+                message: format!("can't be read: {error}"),
             };
-            match text.and_then(|text| parse(&name, &text)) {
+            match text.map_err(unreadable).and_then(|text| parse(&name, &text)) {
                 Ok(objects) => drop(next.insert(name, objects)),
                 Err(problem) => {
                     reading.problems.push(problem);
@@ -59,6 +55,27 @@ impl Directory {
         self.good = next;
         reading.objects = self.good.values().flatten().cloned().collect();
         Ok(reading)
+    }
+
+    /// All files of one version: a ConfigMap's are kept in a directory that a link is swapped to, and what leads there by
+    /// name is made and removed before and after.
+    fn texts(&self) -> io::Result<Vec<(String, io::Result<String>)>> {
+        let link = self.path.join("..data");
+        loop {
+            let version = fs::read_link(&link).ok();
+            let place = version.as_ref().map_or_else(|| self.path.clone(), |version| self.path.join(version));
+            let texts = files(&place).map(|files| {
+                let named = files.into_iter().map(|path| {
+                    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                    (name, fs::read_to_string(&path))
+                });
+                named.collect()
+            });
+            // What was read may have been on its way out.
+            if fs::read_link(&link).ok() == version {
+                return texts;
+            }
+        }
     }
 
     /// Wakes up for each change. A ConfigMap changes by the swap of a symlink in its directory, which is a move.
@@ -99,6 +116,13 @@ mod tests {
 
     /// A ConfigMap's directory as kubelet writes it: the keys are links to a link that is swapped.
     fn write_config_map(directory: &Path, version: &str, keys: &[(&str, &str)]) {
+        swap(directory, version, keys);
+        for (key, _) in keys.iter().filter(|(key, _)| !directory.join(key).is_symlink()) {
+            symlink(Path::new("..data").join(key), directory.join(key)).unwrap();
+        }
+    }
+
+    fn swap(directory: &Path, version: &str, keys: &[(&str, &str)]) {
         let data = directory.join(format!("..{version}"));
         fs::create_dir(&data).unwrap();
         for (key, text) in keys {
@@ -107,9 +131,6 @@ mod tests {
         let fresh = directory.join("..data_tmp");
         symlink(format!("..{version}"), &fresh).unwrap();
         fs::rename(&fresh, directory.join("..data")).unwrap();
-        for (key, _) in keys.iter().filter(|(key, _)| !directory.join(key).is_symlink()) {
-            symlink(Path::new("..data").join(key), directory.join(key)).unwrap();
-        }
     }
 
     #[tokio::test]
@@ -129,10 +150,16 @@ mod tests {
         let told = timeout(Duration::from_secs(10), changes.next()).await;
         assert!(told.is_ok_and(|change| change.is_some()), "nobody is told of the swap");
         assert_eq!(names(&directory.read().unwrap()).len(), 2);
+        // Between the swap and the links to its new keys.
+        let c = TEXT.replace("NAME", "c");
+        swap(&place, "3", &[("a.yaml", &a), ("b.yaml", &b), ("c.yaml", &c)]);
+        assert_eq!(names(&directory.read().unwrap()).len(), 3, "a reading is of one version");
         for key in ["a.yaml", "b.yaml", "..data"] {
             fs::remove_file(place.join(key)).unwrap();
         }
-        for (version, keys) in [("..1", &["a.yaml"][..]), ("..2", &["a.yaml", "b.yaml"])] {
+        for (version, keys) in
+            [("..1", &["a.yaml"][..]), ("..2", &["a.yaml", "b.yaml"]), ("..3", &["a.yaml", "b.yaml", "c.yaml"])]
+        {
             keys.iter().for_each(|key| fs::remove_file(place.join(version).join(key)).unwrap());
             fs::remove_dir(place.join(version)).unwrap();
         }

@@ -262,6 +262,10 @@ impl Reconciler {
                 }
                 let mine: BTreeSet<&String> = self.desired.publications.values().map(|p| &p.pod.uid).collect();
                 self.gone.retain(|uid| mine.contains(uid) && !pods.known.contains_key(uid));
+                let known = &self.pods.known;
+                if pods.known.iter().any(|(uid, pod)| pod.is_some() && !matches!(known.get(uid), Some(Some(_)))) {
+                    self.hurry();
+                }
                 self.pods = pods;
             }
             Event::Deleted { uid, grace } => {
@@ -270,6 +274,7 @@ impl Reconciler {
                 let mine = |uid: &String| self.desired.publications.values().any(|p| p.pod.uid == *uid);
                 self.pods.known.retain(|uid, _| mine(uid));
                 self.pods.known.insert(uid, Some(Deletion { asked, ends: asked + grace }));
+                self.hurry();
             }
             Event::ShuttingDown { within, lock } => self.shut_down(within, lock),
             Event::GoesOn => self.go_on(),
@@ -478,6 +483,11 @@ impl Reconciler {
             self.note_flush_begins(&steps, now);
             self.execute(lane, steps);
         }
+    }
+
+    /// A pod has less time than pauses may have grown to.
+    fn hurry(&mut self) {
+        self.setbacks.retain(|step, _| !matches!(step, Step::Abort(_)));
     }
 
     /// A lane's steps, one after the other. What was planned while it is busy is planned again when it is done.

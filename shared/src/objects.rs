@@ -60,7 +60,8 @@ impl Objects {
                 if let Some(old) = old {
                     next.shares.insert(name.clone(), old.clone());
                     // A file that can't be read may hold it.
-                    next.withdrawn.extend((!incomplete).then(|| name.clone()));
+                    let withdrawn = !incomplete || self.withdrawn.contains(name);
+                    next.withdrawn.extend(withdrawn.then(|| name.clone()));
                 }
             } else if let Some(other) = next.shares.values().find(|other| overlap(other, share)) {
                 let message = format!(
@@ -173,6 +174,9 @@ mod tests {
         let (kept, problems) = revise(&old, share("/data", "[a]").trim_start_matches("---\n"), true);
         assert_eq!((&kept.gateways, &kept.shares, kept.withdrawn.len()), (&old.gateways, &old.shares, 1));
         assert_eq!(problems, ["f.yaml:1: spec.gateway: there is no Gateway gw; there are: []"]);
+        let text = parse("f.yaml", share("/data", "[a]").trim_start_matches("---\n")).unwrap();
+        let (still, _) = kept.revise(&text, true, &["data".parse().unwrap()].into());
+        assert_eq!(still, kept, "a file that can't be read brings nothing back");
         let (back, _) = revise(&kept, &(gateway("10.0.0.1") + &share("/data", "[a]")), true);
         assert_eq!(back, old);
     }

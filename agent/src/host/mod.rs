@@ -211,7 +211,8 @@ impl Host {
             }
             Step::Fence(id) => {
                 // Before the mark: were the agent to die in between, its successor does this again.
-                if matches!(endpoint(desired, id), Ok((Gateway { path: gateway::Path::Direct, .. }, _))) {
+                let gateway = desired.objects.gateways.get(&id.target.gateway);
+                if gateway.is_some_and(|gateway| gateway.path == gateway::Path::Direct) {
                     self.hand(Work::ShutDown(id.clone()), LOCAL).await?;
                     killpoint::hit(Point::FenceUnmarked);
                 }

@@ -104,7 +104,10 @@ pub(crate) fn observe(
             if let User::ReadWrite(id) = superblock.user
                 && !is_host(namespace)
                 && let Some(occupants) = namespace.occupants
-                && publications.get(&id).is_none_or(|publication| !shown_by_kubelet(paths, publication, mount))
+                && publications
+                    .get(&id)
+                    .or_else(|| seen.strays.get(&id))
+                    .is_none_or(|publication| !shown_by_kubelet(paths, publication, mount))
             {
                 seen.occupants.entry(id).and_modify(|most| *most = occupants.max(*most)).or_insert(occupants);
             }

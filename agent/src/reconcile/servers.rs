@@ -20,13 +20,13 @@ impl Reconciler {
     /// A prober for each namespace that leads somewhere.
     pub(super) fn probe(&mut self, observed: &Observed) {
         let open = |id: &NamespaceId| observed.namespaces.get(id) == Some(&Tunnel::Attached);
-        // One whose patience is another by now is asked by another prober.
-        let (gateways, servers) = (&self.desired.objects.gateways, &self.servers);
+        // One whose patience is another by now is asked by another prober; but first one that is away has to answer, or a
+        // longer patience would be taken for life.
+        let (gateways, servers, now) = (&self.desired.objects.gateways, &self.servers, (self.clock)());
         let as_asked = |id: &NamespaceId| {
-            gateways
-                .get(&id.target.gateway)
-                .zip(servers.get(id))
-                .is_none_or(|(gateway, server)| server.away_after == gateway.away_after)
+            gateways.get(&id.target.gateway).zip(servers.get(id)).is_none_or(|(gateway, server)| {
+                server.away_after == gateway.away_after || server.liveness(now) == Liveness::Away
+            })
         };
         self.probers.retain(|id, prober| {
             let stays = open(id) && as_asked(id);
@@ -54,7 +54,9 @@ impl Reconciler {
             };
             let now = (self.clock)();
             let server = self.servers.entry(id.clone()).or_insert_with(|| Server::new(gateway.away_after, now));
-            server.away_after = gateway.away_after;
+            if server.liveness(now) != Liveness::Away {
+                server.away_after = gateway.away_after;
+            }
             self.probers.insert(
                 id.clone(),
                 tokio::spawn(ask_for_ever(

@@ -47,6 +47,8 @@ impl Reconciler {
         desired.returning.extend(there);
         self.keep_returning();
         self.leaving = Leaving { lock: Some(lock), ..Leaving::default() };
+        // There is no time for pauses that were grown before.
+        self.setbacks.clear();
     }
 
     /// Those that are there again have not to come back.

@@ -31,10 +31,14 @@ impl View<'_> {
             } else if (given_up || !self.needed(id) && !self.is_being_given_back(id))
                 && !self.seen_somewhere(id)
                 && !self.observed.beginning.contains(id)
-                && !self.observed.lingering.contains(id)
             {
                 let abort = given_up || away || self.superseded(id);
-                steps.push(Step::Retire { superblock: id.clone(), abort });
+                if !self.observed.lingering.contains(id) {
+                    steps.push(Step::Retire { superblock: id.clone(), abort });
+                } else if abort {
+                    // The hand that lingers may itself wait behind a call to that server.
+                    steps.push(Step::Abort(id.clone()));
+                }
             } else if let User::ReadWrite(publication) = id.user
                 && away
                 && (self.may_lose(publication) || !self.needed(id) && self.is_on_record(id))
@@ -52,7 +56,7 @@ impl View<'_> {
     fn cannot_come_back(&self, id: &SuperblockId) -> bool {
         let gateway = self.desired.objects.gateways.get(&id.namespace.target.gateway);
         // Without a tunnel a fence ends those that write, and readers come back with their server.
-        let is_cut_off = id.user.writes() || gateway.is_some_and(|gateway| gateway.path != Path::Direct);
+        let is_cut_off = id.user.writes() || gateway.is_none_or(|gateway| gateway.path != Path::Direct);
         let fenced = self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced);
         fenced && is_cut_off && !self.needed(id) && !self.is_being_given_back(id)
     }

@@ -398,6 +398,7 @@ impl World {
                     assert!(self.observed.superblocks.insert(id.clone()), "{id} is mounted twice");
                     self.observed.husks.remove(id);
                     self.observed.given_up.remove(id);
+                    self.observed.ended.remove(id);
                 }
             }
             Step::Publish(id, superblock) => {
@@ -506,6 +507,7 @@ impl World {
                 self.observed.superblocks.remove(superblock);
                 self.observed.husks.remove(superblock);
                 self.observed.given_up.remove(superblock);
+                self.observed.ended.remove(superblock);
             }
         }
     }

@@ -446,6 +446,12 @@ fn a_base_mount_stays_as_long_as_work_that_was_given_up_may_show_it() {
     assert!(goes(&world));
     world.observed.lingering.insert(superblock.clone());
     assert!(!goes(&world));
+    // That may itself wait for a server that does not answer.
+    let ends =
+        |world: &World| plan(&world.desired, &world.observed, world.now).contains(&Step::Abort(superblock.clone()));
+    assert!(!ends(&world));
+    world.observed.given_up.insert(superblock.clone());
+    assert!(ends(&world));
 }
 
 #[test]
