@@ -24,13 +24,26 @@ pub struct Share {
     pub node_mount: Option<NodeMount>,
 }
 
+impl Share {
+    /// How long its server may be away until calls are ended; None is for ever.
+    pub fn patience(&self) -> Option<Duration> {
+        match self.policy {
+            Policy::Hard => None,
+            // An open may take two by itself.
+            Policy::Soft => Some(2 * self.options.major_timeout()),
+            Policy::Bounded { after } => Some(after),
+        }
+    }
+}
+
 /// What becomes of I/O while the server is away, and nothing may take its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Policy {
     /// It blocks, and goes on when a server is back. Nothing acknowledged is lost.
     #[default]
     Hard,
-    /// The kernel gives each call up after its major timeout, `timeo` × (1 + `retrans`).
+    /// The kernel gives each call up after its major timeout, but for those that wait until it has its state again, and that
+    /// is as long as the server is away: what blocks beyond two major timeouts is aborted as under `Bounded`.
     Soft,
     /// It blocks until the server was away for so long; then what is pending is aborted, and what comes fails fast, until
     /// a server is back.
@@ -66,6 +79,14 @@ pub struct MountOptions {
     pub actimeo: Option<u32>,
     /// No program is run from it.
     pub no_exec: bool,
+}
+
+impl MountOptions {
+    /// When the kernel gives a call up that may fail.
+    pub fn major_timeout(&self) -> Duration {
+        let (timeo, retrans) = (self.timeo.unwrap_or(600), self.retrans.unwrap_or(2));
+        Duration::from_millis(100) * timeo * (1 + retrans)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

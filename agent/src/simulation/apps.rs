@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moorline_shared::id::PublicationId;
 use moorline_shared::observed::Occupants;
-use moorline_shared::share::Policy;
+use moorline_shared::share::{Policy, Share};
 use moorline_sys::mountinfo::{Attributes, Device};
 
 use super::nodes::{NodeUse, Way};
@@ -212,7 +212,11 @@ impl World {
     }
 
     pub(super) fn policy(&self, share: &str) -> Policy {
-        self.scene.shares.iter().find(|known| known.name.as_str() == share).map_or(Policy::Hard, |share| share.policy)
+        self.share(share).map_or(Policy::Hard, |share| share.policy)
+    }
+
+    pub(super) fn share(&self, name: &str) -> Option<&Share> {
+        self.scene.shares.iter().find(|known| known.name.as_str() == name)
     }
 
     /// SIGTERM, which it heeds when it is out of its call; or its work is done.

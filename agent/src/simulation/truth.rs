@@ -6,7 +6,7 @@ use std::time::Duration;
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, User};
 use moorline_shared::objects::Objects;
 use moorline_shared::observed::Occupants;
-use moorline_shared::share::{Access, Policy};
+use moorline_shared::share::{Access, Policy, Share};
 use moorline_sys::mountinfo::Device;
 
 use super::apps::{Container, Outcome};
@@ -199,16 +199,17 @@ impl World {
     }
 
     fn past_deadline(&self, id: &SuperblockId) -> bool {
-        matches!(self.policy(id.share.as_str()), Policy::Bounded { after } if self.silence(&id.namespace, LATE) >= after)
+        let patience = self.share(id.share.as_str()).and_then(Share::patience);
+        patience.is_some_and(|patience| self.silence(&id.namespace, LATE) >= patience)
     }
 
     /// How a call of a living process ended.
     pub(super) fn judge_end(&mut self, volume: PublicationId, id: &SuperblockId, outcome: &Outcome, took: Duration) {
-        if let Policy::Bounded { after } = self.policy(id.share.as_str())
+        if let Some(patience) = self.share(id.share.as_str()).and_then(Share::patience)
             && self.scene.calm
-            && took > after + NOTICED
+            && took > patience + NOTICED
         {
-            self.breaks("bounded is bounded", format!("a call on {id} took {took:?}, and its bound is {after:?}"));
+            self.breaks("what may fail does", format!("a call on {id} took {took:?}, and its bound is {patience:?}"));
         }
         let sheltered = self.scene.gateway_of(&id.share).is_some_and(|index| self.scene.sheltered == Some(index));
         let deleted = self

@@ -7,7 +7,7 @@ use crate::gateway::Path;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, User};
 use crate::observed::{Copies, Occupants, Tunnel};
 use crate::publication::Publication;
-use crate::share::{Policy, Share};
+use crate::share::Share;
 
 /// How long before the end of its grace period a pod's own superblock is aborted, or half of that period. What waits in it
 /// needs time to end, and then runtime and kubelet some seconds to take the pod down.
@@ -51,14 +51,17 @@ impl View<'_> {
         }
     }
 
-    /// Nothing reaches its server through it any more, and nobody is on record for whom it would move to another: a container
-    /// keeps it that merely saw a node mount, or a copy of its own.
+    /// Nothing reaches its server through it any more, or does now, and nobody is on record for whom it would move to another:
+    /// a container keeps it that merely saw a node mount, or a copy of its own.
     fn cannot_come_back(&self, id: &SuperblockId) -> bool {
         let gateway = self.desired.objects.gateways.get(&id.namespace.target.gateway);
         // Without a tunnel a fence ends those that write, and readers come back with their server.
         let is_cut_off = id.user.writes() || gateway.is_none_or(|gateway| gateway.path != Path::Direct);
         let fenced = self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced);
-        fenced && is_cut_off && !self.needed(id) && !self.is_being_given_back(id)
+        // A node mount is on record as long as a container has it that was given it. The others must not wait for a server
+        // that may never be back.
+        let is_left = matches!(id.user, User::Node(_)) && self.away(&id.namespace);
+        (fenced && is_cut_off || is_left) && !self.needed(id) && !self.is_being_given_back(id)
     }
 
     /// A publication rests on it, or did until it was taken back.
@@ -131,10 +134,10 @@ impl View<'_> {
         self.desired.objects.shares.get(&id.share).is_some_and(|share| self.past_deadline(share, &id.namespace))
     }
 
-    /// A bounded share's server was away for longer than it may be.
+    /// Its server was away for longer than the share's policy allows.
     pub(super) fn past_deadline(&self, share: &Share, namespace: &NamespaceId) -> bool {
         let out_for = self.observed.servers.get(namespace).map(|server| server.out_for(self.now));
-        matches!((share.policy, out_for), (Policy::Bounded { after }, Some(out_for)) if out_for >= after)
+        share.patience().zip(out_for).is_some_and(|(patience, out_for)| out_for >= patience)
     }
 
     /// While its server is away: whether nobody waits any more for what this pod has not written yet.

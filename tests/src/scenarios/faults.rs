@@ -55,17 +55,13 @@ pub(super) enum Access {
     ReadWrite,
 }
 
-/// The first soft call after a loss takes seven or eight major timeouts, since its connection must be given up before; later
-/// ones take one or two. On a busy machine more than ten were seen.
-const SOFT_TIMES: u32 = 15;
-
 impl Policy {
     /// Both limits fall well into each outage.
     fn yaml(self) -> &'static str {
         match self {
             Self::Hard => "",
-            // A major timeout of 2 s.
-            Self::Soft => "policy: soft, acceptLostWrites: true, mountOptions: {timeo: 10, retrans: 1}",
+            // A major timeout of 3 s.
+            Self::Soft => "policy: soft, acceptLostWrites: true, mountOptions: {timeo: 10, retrans: 2}",
             Self::SoftByDefault => "policy: soft, acceptLostWrites: true",
             Self::Bounded => "policy: bounded, after: 10s",
         }
@@ -75,8 +71,16 @@ impl Policy {
     fn patience(self) -> Option<Duration> {
         match self {
             Self::Hard | Self::SoftByDefault => None,
-            Self::Soft => Some(seconds(2)),
+            Self::Soft => Some(seconds(3)),
             Self::Bounded => Some(seconds(10)),
+        }
+    }
+
+    /// When an error is promised.
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Soft => self.patience().map(|major| 2 * major),
+            _ => self.patience(),
         }
     }
 }
@@ -125,9 +129,10 @@ pub(super) fn run(fault: Fault, policy: Policy, access: Access) {
     let mut lab = Lab::start(fault, policy, access);
     match fault {
         Fault::ServerRestarted => {
+            let since = monotonic();
             lab.sites[0].restart();
             lab.goes_on();
-            lab.never_failed_early(policy);
+            lab.never_failed_early(policy, since);
         }
         Fault::HostAway => lab.outage(policy, seconds(30), |site| site.blackhole(), |site| site.heal()),
         Fault::Blackhole => lab.outage(policy, seconds(60), |site| site.blackhole(), |site| site.heal()),
@@ -254,12 +259,12 @@ impl Lab {
         self.neighbour.never_failed(Op::Read);
     }
 
-    /// A busy machine may be longer about a restart than a soft call waits.
+    /// Its server is away since then. A busy machine may be longer about a restart than a soft call waits.
     #[track_caller]
-    fn never_failed_early(&self, policy: Policy) {
+    fn never_failed_early(&self, policy: Policy, since: f64) {
         let Some(patience) = policy.patience() else { return self.never_failed() };
-        let early = self.failures().into_iter().find(|event| event.took < patience.as_secs_f64());
-        assert_eq!(early, None, "no call ends with an error before {patience:?}");
+        let early = self.failures().into_iter().find(|event| event.at < since + patience.as_secs_f64());
+        assert_eq!(early, None, "no error comes before {patience:?}; the outage began at {since}");
         self.neighbour.never_failed(Op::Read);
     }
 
@@ -268,21 +273,15 @@ impl Lab {
     fn outage(&mut self, policy: Policy, time: Duration, begin: fn(&mut Site), end: fn(&mut Site)) {
         let (began, since) = (now(), monotonic());
         begin(&mut self.sites[0]);
-        if let Some(patience) = policy.patience() {
-            let times = if policy == Policy::Soft { SOFT_TIMES } else { 5 };
-            let limit = time.min(times * patience);
+        if let Some(limit) = policy.limit() {
+            let limit = time.min(5 * limit);
             eventually("an error comes at its time", limit, || self.failures().first().cloned().ok_or("none yet"));
-            let early = self.failures().into_iter().find(|event| event.at < since + patience.as_secs_f64());
-            assert_eq!(early, None, "no error comes before {patience:?}; the outage began at {since}");
         }
         // The rest of the outage.
         poll(time.saturating_sub(now() - began), || None::<()>);
         end(&mut self.sites[0]);
         self.goes_on();
-        if policy.patience().is_none() {
-            self.never_failed();
-        }
-        self.neighbour.never_failed(Op::Read);
+        self.never_failed_early(policy, since);
     }
 
     fn fails_over(mut self) {

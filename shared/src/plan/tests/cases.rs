@@ -158,12 +158,15 @@ fn what_a_pod_did_not_write_is_lost_when_its_grace_ends_and_not_while_anybody_ma
 }
 
 #[test]
-fn a_bounded_share_blocks_until_its_deadline_and_fails_until_a_server_is_back() {
+fn a_share_that_may_fail_blocks_until_its_deadline_and_fails_until_a_server_is_back() {
     let after = Duration::from_secs(20);
     for policy in [Policy::Hard, Policy::Soft, Policy::Bounded { after }] {
         let mut world = World::new(false);
         for share in world.desired.objects.shares.values_mut() {
             share.policy = policy;
+            // Two major timeouts are as long.
+            share.options.timeo = Some(50);
+            share.options.retrans = Some(1);
         }
         world.apply(&Op::Publish(2));
         (0..5).for_each(|_| world.second(0, 0));
@@ -180,11 +183,11 @@ fn a_bounded_share_blocks_until_its_deadline_and_fails_until_a_server_is_back() 
             }
         }
         match policy {
-            Policy::Bounded { .. } => {
+            Policy::Soft | Policy::Bounded { .. } => {
                 assert!(aborted[0] >= after && aborted[0] <= after + Duration::from_secs(2), "{aborted:?}");
                 assert_eq!(aborted.last(), Some(&Duration::from_secs(40)));
             }
-            _ => assert_eq!(aborted, []),
+            Policy::Hard => assert_eq!(aborted, []),
         }
         world.apply(&Op::ServerReturns(0));
         world.now += Duration::from_secs(1);
@@ -403,8 +406,19 @@ fn what_is_left_of_a_node_mount_in_a_container_ends_when_its_server_is_given_up(
     let ends =
         |world: &World| plan(&world.desired, &world.observed, world.now).contains(&Step::Abort(superblock.clone()));
     assert!(!ends(&world));
+    let server = std::mem::replace(world.observed.servers.get_mut(&superblock.namespace).unwrap(), silent());
+    world.now = Duration::from_secs(60);
+    assert!(ends(&world));
+    world.observed.servers.insert(superblock.namespace.clone(), server);
     world.observed.namespaces.insert(superblock.namespace.clone(), Tunnel::Fenced);
     assert!(ends(&world));
+}
+
+/// A server that is away.
+fn silent() -> Server {
+    let mut server = Server::new(Duration::from_secs(4), Moment::ZERO);
+    [10, 20].map(Duration::from_secs).into_iter().for_each(|at| server.asked(at, None));
+    server
 }
 
 #[test]
@@ -420,9 +434,7 @@ fn a_writer_whose_record_is_lost_ends_with_its_pod_and_not_before() {
     world.desired.publications.clear();
     world.observed.servers.remove(&superblock.namespace);
     world.observed.namespaces.insert(superblock.namespace.clone(), Tunnel::Attached);
-    let mut server = Server::new(Duration::from_secs(4), Moment::ZERO);
-    [10, 20].map(Duration::from_secs).into_iter().for_each(|at| server.asked(at, None));
-    world.observed.servers.insert(superblock.namespace.clone(), server);
+    world.observed.servers.insert(superblock.namespace.clone(), silent());
     world.now = Duration::from_secs(60);
     let User::ReadWrite(publication) = superblock.user else { panic!("a writer's") };
     for (who, goes) in [(Occupants::Living, false), (Occupants::Ending, true), (Occupants::Killed, true)] {
