@@ -111,6 +111,8 @@ pub struct Copies {
     pub on_top: u32,
     /// Those that stay where they are when the publication is detached: not what comes and goes with the host's.
     pub bound: u32,
+    /// Who has them, where that was looked at: of what is written.
+    pub occupants: Option<Occupants>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

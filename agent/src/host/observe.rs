@@ -85,7 +85,7 @@ pub(crate) fn observe(
     if !containers {
         return Ok(seen);
     }
-    let written = devices.iter().filter(|(_, id)| matches!(id.user, User::ReadWrite(_)));
+    let written = devices.iter().filter(|(_, id)| id.user.writes());
     let written = written.map(|(device, _)| *device).collect();
     let node = paths.node();
     for namespace in &machine.holding(&devices.keys().copied().collect(), &written) {
@@ -101,6 +101,8 @@ pub(crate) fn observe(
             copies.all += 1;
             copies.on_top += u32::from(mount.on_top(&namespace.table));
             copies.bound += u32::from(!is_host(namespace) && !comes_and_goes(mount, &namespace.table));
+            let occupants = if is_host(namespace) { Some(Occupants::Living) } else { namespace.occupants };
+            copies.occupants = copies.occupants.max(occupants);
             if let User::ReadWrite(id) = superblock.user
                 && !is_host(namespace)
                 && let Some(occupants) = namespace.occupants

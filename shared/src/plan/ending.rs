@@ -58,10 +58,12 @@ impl View<'_> {
         // Without a tunnel a fence ends those that write, and readers come back with their server.
         let is_cut_off = id.user.writes() || gateway.is_none_or(|gateway| gateway.path != Path::Direct);
         let fenced = self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced);
-        // A node mount is on record as long as a container has it that was given it. The others must not wait for a server
-        // that may never be back.
-        let is_left = matches!(id.user, User::Node(_)) && self.away(&id.namespace);
-        (fenced && is_cut_off || is_left) && !self.needed(id) && !self.is_being_given_back(id)
+        // A node mount is on record as long as a container has it that was given it. Of the others, those that were killed must
+        // not wait for a server that may never be back.
+        let occupants = || self.observed.copies.get(id).and_then(|copies| copies.occupants);
+        let held_by_the_dead =
+            matches!(id.user, User::Node(_)) && self.away(&id.namespace) && occupants() == Some(Occupants::Killed);
+        (fenced && is_cut_off || held_by_the_dead) && !self.needed(id) && !self.is_being_given_back(id)
     }
 
     /// A publication rests on it, or did until it was taken back.

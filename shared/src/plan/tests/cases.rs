@@ -408,7 +408,10 @@ fn what_is_left_of_a_node_mount_in_a_container_ends_when_its_server_is_given_up(
     assert!(!ends(&world));
     let server = std::mem::replace(world.observed.servers.get_mut(&superblock.namespace).unwrap(), silent());
     world.now = Duration::from_secs(60);
-    assert!(ends(&world));
+    for (who, goes) in [(Occupants::Living, false), (Occupants::Ending, false), (Occupants::Killed, true)] {
+        world.observed.copies.get_mut(&superblock).unwrap().occupants = Some(who);
+        assert_eq!(ends(&world), goes, "{who:?}");
+    }
     world.observed.servers.insert(superblock.namespace.clone(), server);
     world.observed.namespaces.insert(superblock.namespace.clone(), Tunnel::Fenced);
     assert!(ends(&world));
