@@ -445,7 +445,7 @@ fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deat
     }
 
     for pod in &pods {
-        pod.container().stop(seconds(10));
+        agent.sees_the_end_of(pod);
         pod.lost_nothing(&to.read(&format!("checkpoints/{}", pod.name())));
     }
     let volumes: Vec<Volume> = pods.into_iter().flat_map(|pod| pod.end(seconds(10))).collect();

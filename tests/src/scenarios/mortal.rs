@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use moorline_agent::killpoint::Point;
+use nix::sys::signal::Signal;
 use tonic::Code;
 
 use crate::agent::{Agent, Whom, hands};
@@ -61,6 +62,17 @@ impl Agent {
         let before = so_far();
         self.outlast(&format!("pod {} reads", pod.name()), seconds(30), |_| {
             if so_far() > before { Ok(()) } else { Err(pod.events_of(Op::Read).last().cloned()) }
+        });
+    }
+
+    /// The pod's processes are asked to end. What they still wait for may go through an agent that is dead.
+    #[track_caller]
+    pub(super) fn sees_the_end_of(&mut self, pod: &Pod) {
+        if pod.container().alive() {
+            pod.container().kill(Signal::SIGTERM);
+        }
+        self.outlast(&format!("pod {} ends", pod.name()), seconds(30), |_| {
+            if pod.container().alive() { Err("it runs") } else { Ok(()) }
         });
     }
 
