@@ -472,7 +472,9 @@ impl Reconciler {
         for step in steps {
             let paused = self.setbacks.get(&step).is_some_and(|setback| setback.until > now);
             let urgent = |id: &SuperblockId| plan::has_no_time_to_lose(&self.desired, &observed, now, id);
-            let held_back = paused && !matches!(&step, Step::Abort(id) if urgent(id));
+            // What fails waits all the same.
+            let fails = self.setbacks.get(&step).is_some_and(|setback| !setback.said.is_empty());
+            let held_back = paused && (fails || !matches!(&step, Step::Abort(id) if urgent(id)));
             if !held_back && !self.busy.contains_key(&step.lane()) {
                 lanes.entry(step.lane()).or_default().push(step);
             }
@@ -538,6 +540,7 @@ impl Reconciler {
                             self.setbacks.entry(step).or_insert(Setback { count: 0, until, said: String::new() });
                         pause.until = until + Duration::from_millis(500) * 2u32.pow(pause.count.min(4));
                         pause.count += 1;
+                        pause.said.clear();
                         return;
                     }
                     Step::Unpublish(id) => {

@@ -81,11 +81,14 @@ pub struct MountOptions {
     pub no_exec: bool,
 }
 
+/// The kernel's own limit, by TCP.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
+
 impl MountOptions {
     /// When the kernel gives a call up that may fail.
     pub fn major_timeout(&self) -> Duration {
         let (timeo, retrans) = (self.timeo.unwrap_or(600), self.retrans.unwrap_or(2));
-        Duration::from_millis(100) * timeo * (1 + retrans)
+        (Duration::from_millis(100) * timeo * (1 + retrans)).min(LONGEST_TIMEOUT)
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_shared::gateway::Gateway;
 use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Liveness, Observed, Server, Tunnel};
+use moorline_shared::observed::{Liveness, Moment, Observed, Server, Tunnel};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -20,12 +21,11 @@ impl Reconciler {
     /// A prober for each namespace that leads somewhere.
     pub(super) fn probe(&mut self, observed: &Observed) {
         let open = |id: &NamespaceId| observed.namespaces.get(id) == Some(&Tunnel::Attached);
-        // One whose patience is another by now is asked by another prober; but first one that is away has to answer, or a
-        // longer patience would be taken for life.
+        // One whose patience is another by now is asked by another prober.
         let (gateways, servers, now) = (&self.desired.objects.gateways, &self.servers, (self.clock)());
         let as_asked = |id: &NamespaceId| {
             gateways.get(&id.target.gateway).zip(servers.get(id)).is_none_or(|(gateway, server)| {
-                server.away_after == gateway.away_after || server.liveness(now) == Liveness::Away
+                server.away_after == gateway.away_after || must_answer(server, gateway, now)
             })
         };
         self.probers.retain(|id, prober| {
@@ -54,7 +54,7 @@ impl Reconciler {
             };
             let now = (self.clock)();
             let server = self.servers.entry(id.clone()).or_insert_with(|| Server::new(gateway.away_after, now));
-            if server.liveness(now) != Liveness::Away {
+            if !must_answer(server, gateway, now) {
                 server.away_after = gateway.away_after;
             }
             self.probers.insert(
@@ -128,6 +128,11 @@ impl Reconciler {
         }
         changed
     }
+}
+
+/// A longer patience is no sign of life: a server that is away has to answer before it is given that.
+fn must_answer(server: &Server, gateway: &Gateway, now: Moment) -> bool {
+    server.liveness(now) == Liveness::Away && server.away_after < gateway.away_after
 }
 
 /// Each look costs a process, so there are fewer of them than questions to servers.

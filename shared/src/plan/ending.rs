@@ -7,7 +7,7 @@ use crate::gateway::Path;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, User};
 use crate::observed::{Copies, Occupants, Tunnel};
 use crate::publication::Publication;
-use crate::share::Share;
+use crate::share::{Access, Share};
 
 /// How long before the end of its grace period a pod's own superblock is aborted, or half of that period. What waits in it
 /// needs time to end, and then runtime and kubelet some seconds to take the pod down.
@@ -35,7 +35,7 @@ impl View<'_> {
                 let abort = given_up || away || self.superseded(id);
                 if !self.observed.lingering.contains(id) {
                     steps.push(Step::Retire { superblock: id.clone(), abort });
-                } else if abort {
+                } else if abort && self.desired.shutdown.is_none() {
                     // The hand that lingers may itself wait behind a call to that server.
                     steps.push(Step::Abort(id.clone()));
                 }
@@ -58,11 +58,12 @@ impl View<'_> {
         // Without a tunnel a fence ends those that write, and readers come back with their server.
         let is_cut_off = id.user.writes() || gateway.is_none_or(|gateway| gateway.path != Path::Direct);
         let fenced = self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced);
-        // A node mount is on record as long as a container has it that was given it. Of the others, those that were killed must
-        // not wait for a server that may never be back.
+        // A node mount is on record as long as a container has it that was given it. Of the others, writers that were killed
+        // must not wait for a server that may never be back; readers end by themselves.
         let occupants = || self.observed.copies.get(id).and_then(|copies| copies.occupants);
-        let held_by_the_dead =
-            matches!(id.user, User::Node(_)) && self.away(&id.namespace) && occupants() == Some(Occupants::Killed);
+        let held_by_the_dead = id.user == User::Node(Access::ReadWrite)
+            && self.away(&id.namespace)
+            && occupants() == Some(Occupants::Killed);
         (fenced && is_cut_off || held_by_the_dead) && !self.needed(id) && !self.is_being_given_back(id)
     }
 

@@ -263,7 +263,8 @@ impl Lab {
     #[track_caller]
     fn never_failed_early(&self, policy: Policy, since: f64) {
         let Some(patience) = policy.patience() else { return self.never_failed() };
-        let early = self.failures().into_iter().find(|event| event.at < since + patience.as_secs_f64());
+        let patience = patience.as_secs_f64();
+        let early = self.failures().into_iter().find(|event| event.at < since + patience && event.took < patience);
         assert_eq!(early, None, "no error comes before {patience:?}; the outage began at {since}");
         self.neighbour.never_failed(Op::Read);
     }
