@@ -185,7 +185,7 @@ pub(crate) fn done(step: &Step) -> Point {
         Step::Flush(_) => Point::FlushDone,
         Step::Detach(_) => Point::DetachDone,
         Step::Unpublish(_) => Point::UnpublishDone,
-        Step::Retire { .. } => Point::RetireDone,
+        Step::Clear(_) | Step::Retire { .. } => Point::RetireDone,
     }
 }
 

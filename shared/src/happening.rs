@@ -130,7 +130,7 @@ impl Happening {
             Step::Unpublish(_) => Self::Unpublished(publication?),
             Step::Replace { old, new } => Self::FailedOver { old: old.clone(), new: new.clone() },
             Step::Retire { superblock, abort } => Self::Retired { superblock: superblock.clone(), aborted: *abort },
-            Step::Abort(_) | Step::Flush(_) | Step::Detach(_) => return None,
+            Step::Abort(_) | Step::Flush(_) | Step::Detach(_) | Step::Clear(_) => return None,
         })
     }
 
@@ -388,6 +388,7 @@ fn superblock_of(step: &Step) -> Option<&SuperblockId> {
         | Step::Replace { new: id, .. }
         | Step::Flush(id)
         | Step::Abort(id)
+        | Step::Clear(id)
         | Step::Retire { superblock: id, .. } => Some(id),
         Step::MakeNamespace(_)
         | Step::AttachTunnel(_)
@@ -414,6 +415,7 @@ pub fn action(step: &Step) -> &'static str {
         Step::Flush(_) => "flush",
         Step::Detach(_) => "detach",
         Step::Unpublish(_) => "unpublish",
+        Step::Clear(_) => "clear",
         Step::Retire { .. } => "retire",
     }
 }

@@ -33,6 +33,8 @@ pub struct Observed {
     /// Superblocks that steps under way retire: they may be out of the mount table while the kernel still speaks to
     /// their server, or still in it and no longer to be relied on.
     pub ending: BTreeSet<SuperblockId>,
+    /// What steps under way clear away: no superblock, but its name is taken.
+    pub clearing: BTreeSet<SuperblockId>,
     /// What is mounted at a publication's target on the host, lowest first.
     pub published: BTreeMap<PublicationId, Vec<Layer>>,
     /// Publications that kubelet meets on the host: at their target, or where a subPath of them is bound.

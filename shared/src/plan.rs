@@ -297,6 +297,7 @@ impl<'a> View<'a> {
     /// Nothing may rest on it any more.
     fn is_ending(&self, id: &SuperblockId) -> bool {
         self.observed.ending.contains(id)
+            || self.observed.clearing.contains(id)
             || self.observed.given_up.contains(id) && self.observed.superblocks.contains(id)
     }
 

@@ -276,6 +276,9 @@ impl Host {
                 let publication = publication(desired, *id)?;
                 self.hand(Work::Hide { publication: publication.clone() }, LOCAL).await
             }
+            Step::Clear(superblock) => {
+                self.hand(Work::Retire { superblock: superblock.clone(), abort: false }, LOCAL).await
+            }
             Step::Retire { superblock, abort } => {
                 let patience = match desired.shutdown {
                     _ if *abort => LOCAL,

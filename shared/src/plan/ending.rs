@@ -130,7 +130,7 @@ impl View<'_> {
     fn end_husks(&self, steps: &mut Vec<Step>) {
         let idle = |id: &&SuperblockId| !self.observed.beginning.contains(*id) && !self.needed(id);
         let husks = self.observed.husks.iter().filter(idle).cloned();
-        steps.extend(husks.map(|superblock| Step::Retire { superblock, abort: false }));
+        steps.extend(husks.map(Step::Clear));
     }
 
     fn shares_past_deadline(&self, id: &SuperblockId) -> bool {

@@ -36,6 +36,8 @@ pub enum Step {
     Detach(PublicationId),
     /// Detach what is ours at the target, then forget the publication.
     Unpublish(PublicationId),
+    /// Clear away what is left of a mount that is there no more, or never came to be: a directory, a mark.
+    Clear(SuperblockId),
     /// Detach the base mount; `abort` first where the server can't take what is unwritten.
     Retire {
         superblock: SuperblockId,
@@ -58,6 +60,7 @@ impl fmt::Display for Step {
             Self::Flush(id) => write!(f, "flush {id}"),
             Self::Detach(id) => write!(f, "detach {id}"),
             Self::Unpublish(id) => write!(f, "unpublish {id}"),
+            Self::Clear(id) => write!(f, "clear away what is left of {id}"),
             Self::Retire { superblock, abort: false } => write!(f, "retire {superblock}"),
             Self::Retire { superblock, abort: true } => write!(f, "abort and retire {superblock}"),
         }
@@ -84,7 +87,9 @@ impl Step {
             Self::Mount(id, _) | Self::Replace { new: id, .. } => Lane::Server(id.namespace.target.clone()),
             // One lane for both: what is taken back while it is being published is detached after that.
             Self::Publish(id, _) | Self::Hide(id) | Self::Detach(id) | Self::Unpublish(id) => Lane::Publication(*id),
-            Self::Flush(id) | Self::Abort(id) | Self::Retire { superblock: id, .. } => Lane::Ending(id.clone()),
+            Self::Flush(id) | Self::Abort(id) | Self::Clear(id) | Self::Retire { superblock: id, .. } => {
+                Lane::Ending(id.clone())
+            }
         }
     }
 }
@@ -104,6 +109,7 @@ pub fn note_under_way<'a>(observed: &mut Observed, steps: impl Iterator<Item = &
             | Step::Abort(_) => {}
             Step::Mount(id, _) | Step::Publish(_, id) => drop(observed.beginning.insert(id.clone())),
             Step::Replace { old, new } => observed.beginning.extend([old.clone(), new.clone()]),
+            Step::Clear(id) => drop(observed.clearing.insert(id.clone())),
             Step::Retire { superblock, .. } => drop(observed.ending.insert(superblock.clone())),
         }
     }

@@ -168,6 +168,7 @@ impl World {
                 self.busy.clear();
                 self.observed.beginning.clear();
                 self.observed.ending.clear();
+                self.observed.clearing.clear();
                 self.apply(&Op::GoOn);
             }
             Op::ShutDown(seconds) => {
@@ -213,6 +214,7 @@ impl World {
                     | Step::Hide(_)
                     | Step::Abort(_)
                     | Step::Unpublish(_)
+                    | Step::Clear(_)
                     | Step::Retire { .. }
             );
             // What is to be written needs its way, after an agent's death as well.
@@ -228,7 +230,7 @@ impl World {
         self.began.extend(lanes.keys().map(|lane| (lane.clone(), self.now)));
         self.busy.extend(lanes);
         for step in self.busy.values().flatten() {
-            if let Step::Retire { superblock, .. } = step {
+            if let Step::Clear(superblock) | Step::Retire { superblock, .. } = step {
                 let mounting = |step: &Step| matches!(step, Step::Mount(id, _) if id == superblock);
                 assert!(!self.busy.values().flatten().any(mounting), "{superblock} is mounted and retired at once");
             }
@@ -254,6 +256,7 @@ impl World {
         }
         self.observed.beginning.clear();
         self.observed.ending.clear();
+        self.observed.clearing.clear();
         note_under_way(&mut self.observed, self.busy.values().flatten());
         self.look();
     }
@@ -479,6 +482,12 @@ impl World {
                 self.observed.published.remove(id);
                 self.observed.pods.known.remove(&publication.pod.uid);
                 self.desired.publications.remove(id);
+            }
+            Step::Clear(id) => {
+                assert!(!self.observed.superblocks.contains(id), "{id} is there, and no husk");
+                self.observed.husks.remove(id);
+                self.observed.given_up.remove(id);
+                self.observed.ended.remove(id);
             }
             Step::Retire { superblock, abort } => {
                 let used =

@@ -34,6 +34,20 @@ fn what_a_fence_has_shut_down_that_was_not_ended_is_mounted_anew_from_the_same_s
 }
 
 #[test]
+fn what_is_left_of_a_mount_moves_no_share_while_it_is_cleared_away() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(0));
+    (0..5).for_each(|_| world.second(0, 0));
+    let there = world.observed.superblocks.first().unwrap().clone();
+    let husk = SuperblockId { epoch: there.epoch + 1, user: User::Node(Access::ReadOnly), ..there };
+    world.observed.husks.insert(husk.clone());
+    let clear = Step::Clear(husk);
+    assert_eq!(plan(&world.desired, &world.observed, world.now), std::slice::from_ref(&clear));
+    note_under_way(&mut world.observed, std::iter::once(&clear));
+    assert_eq!(plan(&world.desired, &world.observed, world.now), [clear]);
+}
+
+#[test]
 fn a_base_mount_stays_until_what_rested_on_it_is_given_back() {
     let mut world = World::new(true);
     [0, 2].into_iter().for_each(|slot| world.apply(&Op::Publish(slot)));
