@@ -2,6 +2,7 @@
 //! (systemd's pid 1), which is asked for the unit that ends a node and ends nothing.
 
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +37,7 @@ impl Logind {
             .and_then(|()| fs::write(conf.join("lab.conf"), format!("[Login]\nInhibitDelayMaxSec={delay}\n")));
         prepared.unwrap_or_else(|error| panic!("configure logind: {error}"));
         let bus = daemon("dbus-daemon", &["--system", "--nofork", "--nopidfile"]);
-        eventually("the bus is there", seconds(20), || if Path::new(SOCKET).exists() { Ok(()) } else { Err(SOCKET) });
+        eventually("the bus is there", seconds(20), || UnixStream::connect(SOCKET).map(drop));
         let asked = Arc::default();
         let service_manager = service_manager(&asked);
         let logind = daemon("/lib/systemd/systemd-logind", &[]);

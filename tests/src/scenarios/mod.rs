@@ -113,6 +113,7 @@ pub const ALL: &[Scenario] = &[
     scenario("node_keeps_nothing_of_pods_that_are_gone", life::keeps_nothing_of_pods_that_are_gone),
     scenario("node_waits_its_turn", life::waits_its_turn),
     scenario("node_without_logind", life::without_logind),
+    scenario("what_the_kernel_has_ended_is_mounted_anew", newer::what_the_kernel_has_ended_is_mounted_anew).on_newer(),
     scenario("one_layer_is_left", newer::one_layer_is_left).on_newer(),
     scenario("agent_killed_while_pod_reads", adoption::agent_killed_while_pod_reads),
     scenario("agent_upgraded_while_a_mount_hangs", adoption::agent_upgraded_while_a_mount_hangs),

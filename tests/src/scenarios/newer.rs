@@ -23,6 +23,27 @@ const RECOVERY: std::time::Duration = seconds(45);
 /// Where the agent keeps its network namespaces.
 const NAMESPACES: &str = "/run/moorline/node/netns";
 
+/// The kernel does so by itself to one that is being mounted while the last other superblock of its client is ended for good.
+pub(super) fn what_the_kernel_has_ended_is_mounted_anew() {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    site.put("datasets/sample", &data::file("a", 50_000));
+    let agent = Agent::start(&node, &objects::usual(false, &[&site]));
+    let pod = Draft::new("reader").with_share(&node, &agent, "datasets", true).reading("/mnt/datasets/sample").start();
+    pod.reads("a", seconds(30));
+
+    let device = &pod.mounts_at("/mnt/datasets").pop().expect("a mount").device;
+    sh(&format!(
+        "nsenter --net={NAMESPACES}/gw.a.1 unshare --mount sh -ec '
+            mount -t sysfs sysfs /mnt
+            echo 1 >/mnt/fs/nfs/{device}/shutdown'"
+    ));
+    let failed = pod.next("fails", seconds(10), |event| event.op == Op::Read && !event.succeeded());
+    assert_eq!(failed.errno, Errno::EIO as i32);
+    pod.reads("a", seconds(40));
+    pod.delete(&agent, seconds(10));
+}
+
 /// The new mount goes beneath the old one, which goes away: nobody sees two, though the directory is locked by a call
 /// that waits for the dead server. What is still open on the old one fails, and waits for nobody.
 pub(super) fn one_layer_is_left() {
