@@ -68,10 +68,11 @@ impl Mount {
 /// The mounts at one mount point, which come in the table's order, lowest first: a later one lies over an earlier one,
 /// unless it was put beneath it.
 pub fn layers<'a>(mounts: impl IntoIterator<Item = &'a Mount>) -> Vec<&'a Mount> {
-    let mut layers: Vec<&Mount> = Vec::new();
-    for mount in mounts {
-        let over = layers.iter().position(|layer| layer.parent == mount.id);
-        layers.insert(over.unwrap_or(layers.len()), mount);
+    let mut left: Vec<&Mount> = mounts.into_iter().collect();
+    let mut layers = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let lies_on_none = |mount: &&Mount| !left.iter().any(|other| other.id == mount.parent && other.id != mount.id);
+        layers.push(left.remove(left.iter().position(lies_on_none).unwrap_or_default()));
     }
     layers
 }
@@ -178,12 +179,17 @@ not a mount
 2 4 0:50 / /a rw - nfs4 s rw
 3 2 0:51 / /a rw - nfs4 t rw
 4 1 0:52 / /a rw - nfs4 u rw
-5 1 0:53 / /b rw - nfs4 v rw
+5 8 0:53 / /b rw - nfs4 v rw
+7 1 0:54 / /b rw - nfs4 w rw
+8 7 0:55 / /b rw - nfs4 x rw
 ",
         );
-        let here = table.iter().filter(|mount| mount.mount_point == Path::new("/a"));
-        let ids: Vec<u64> = layers(here).iter().map(|layer| layer.id).collect();
-        assert_eq!(ids, [4, 2, 3], "the one that was made last lies beneath");
+        let layers_at = |place: &str| -> Vec<u64> {
+            let here = table.iter().filter(|mount| mount.mount_point == Path::new(place));
+            layers(here).iter().map(|layer| layer.id).collect()
+        };
+        assert_eq!(layers_at("/a"), [4, 2, 3], "the one that was made last lies beneath");
+        assert_eq!(layers_at("/b"), [7, 8, 5], "two were put beneath, one after the other");
     }
 
     #[test]
