@@ -3,6 +3,7 @@
 mod callers;
 mod orphans;
 mod servers;
+mod setbacks;
 mod shutdown;
 mod telling;
 
@@ -32,6 +33,7 @@ use callers::Waiter;
 pub(crate) use callers::{Denied, Reply};
 use orphans::Orphans;
 use servers::Looker;
+use setbacks::Setbacks;
 use shutdown::Leaving;
 
 /// From one look at the host to the next, while something is published.
@@ -88,13 +90,6 @@ pub(crate) enum Event {
     },
 }
 
-/// A step that failed is tried again later each time.
-struct Setback {
-    count: u32,
-    until: Moment,
-    said: String,
-}
-
 /// What differs from node to node.
 pub(crate) struct Habits {
     pub(crate) jitter: Jitter,
@@ -134,7 +129,7 @@ pub(crate) struct Reconciler {
     unmountable: BTreeMap<(Name, TargetId), Moment>,
     /// Steps that are under way.
     busy: BTreeMap<Lane, Vec<Step>>,
-    setbacks: BTreeMap<Step, Setback>,
+    setbacks: Setbacks,
     waiters: BTreeMap<PublicationId, Vec<Waiter>>,
     /// Superblocks whose end with an error was logged: it is repeated as long as they are held.
     said_aborting: BTreeSet<SuperblockId>,
@@ -193,7 +188,7 @@ impl Reconciler {
             stale: BTreeMap::new(),
             unmountable: BTreeMap::new(),
             busy: BTreeMap::new(),
-            setbacks: BTreeMap::new(),
+            setbacks: Setbacks::default(),
             waiters: BTreeMap::new(),
             said_aborting: BTreeSet::new(),
             complaints: BTreeSet::new(),
@@ -291,8 +286,7 @@ impl Reconciler {
     }
 
     fn report(&self, observed: &Observed) -> Report {
-        let failing = self.setbacks.iter().filter(|(_, setback)| !setback.said.is_empty());
-        let failing = failing.map(|(step, setback)| format!("failing, tried again: {step}: {}", setback.said));
+        let failing = self.setbacks.failing().map(|(step, said)| format!("failing, tried again: {step}: {said}"));
         let unrecorded = self.unrecorded.iter().map(|said| format!("failing, tried again: keep the objects: {said}"));
         let refused = self.problems.iter().map(|problem| format!("refused: {problem}"));
         let problems = refused.chain(unrecorded).chain(failing).collect();
@@ -467,14 +461,12 @@ impl Reconciler {
         }
         let steps = plan::plan(&self.desired, &observed, now);
         self.let_go(&observed, &steps, now);
-        self.setbacks.retain(|step, _| steps.contains(step) || self.busy.contains_key(&step.lane()));
+        self.setbacks.retain(|step| steps.contains(step) || self.busy.contains_key(&step.lane()));
         let mut lanes: BTreeMap<Lane, Vec<Step>> = BTreeMap::new();
         for step in steps {
-            let paused = self.setbacks.get(&step).is_some_and(|setback| setback.until > now);
             let urgent = |id: &SuperblockId| plan::has_no_time_to_lose(&self.desired, &observed, now, id);
-            // What fails waits all the same.
-            let fails = self.setbacks.get(&step).is_some_and(|setback| !setback.said.is_empty());
-            let held_back = paused && (fails || !matches!(&step, Step::Abort(id) if urgent(id)));
+            let is_urgent = || matches!(&step, Step::Abort(id) if urgent(id));
+            let held_back = self.setbacks.holds_back(&step, now, is_urgent);
             if !held_back && !self.busy.contains_key(&step.lane()) {
                 lanes.entry(step.lane()).or_default().push(step);
             }
@@ -489,7 +481,7 @@ impl Reconciler {
 
     /// A pod has less time than pauses may have grown to.
     fn hurry(&mut self) {
-        self.setbacks.retain(|step, _| !matches!(step, Step::Abort(_)));
+        self.setbacks.retain(|step| !matches!(step, Step::Abort(_)));
     }
 
     /// A lane's steps, one after the other. What was planned while it is busy is planned again when it is done.
@@ -531,18 +523,8 @@ impl Reconciler {
         match result {
             Ok(()) => {
                 match &step {
-                    // Repeated as long as anything holds it: what opens it later must not wait either. Less and less
-                    // often, since each costs a process.
-                    Step::Abort(id) => {
-                        self.note_abort(id);
-                        let until = (self.clock)();
-                        let pause =
-                            self.setbacks.entry(step).or_insert(Setback { count: 0, until, said: String::new() });
-                        pause.until = until + Duration::from_millis(500) * 2u32.pow(pause.count.min(4));
-                        pause.count += 1;
-                        pause.said.clear();
-                        return;
-                    }
+                    // Repeated as long as anything holds it: what opens it later must not wait either.
+                    Step::Abort(id) => self.note_abort(id),
                     Step::Unpublish(id) => {
                         self.tell_done(&step);
                         self.asked.remove(id);
@@ -569,7 +551,8 @@ impl Reconciler {
                 if let Step::Mount(id, _) = &step {
                     self.unmountable.remove(&(id.share.clone(), id.namespace.target.clone()));
                 }
-                self.setbacks.remove(&step);
+                // Planned again all the same it waits, and less and less often is it done: each time costs a process.
+                self.setbacks.done_for_now(step, (self.clock)());
             }
             Err(error) => {
                 let message = chain(&error);
@@ -577,18 +560,8 @@ impl Reconciler {
                     let until = (self.clock)() + UNMOUNTABLE;
                     self.unmountable.insert((id.share.clone(), id.namespace.target.clone()), until);
                 }
-                let setback = self.setbacks.entry(step.clone()).or_insert_with(|| Setback {
-                    count: 0,
-                    until: Moment::ZERO,
-                    said: String::new(),
-                });
-                setback.count += 1;
-                let delay = Duration::from_millis(500) * 2u32.pow(setback.count.min(7) - 1);
-                setback.until = (self.clock)() + delay;
-                let is_new = setback.said != message;
-                if is_new {
-                    setback.said.clone_from(&message);
-                } else {
+                let is_new = self.setbacks.failed(step.clone(), (self.clock)(), &message);
+                if !is_new {
                     debug!("still failing: {step}: {message}");
                 }
                 self.tell_failed(&step, &error, &message, is_new);

@@ -63,6 +63,13 @@ pub struct SuperblockId {
     pub user: User,
 }
 
+impl SuperblockId {
+    /// It has taken the place of that one: of the same share and user, and newer.
+    pub fn succeeds(&self, old: &Self) -> bool {
+        self.share == old.share && self.user == old.user && self.epoch > old.epoch
+    }
+}
+
 impl fmt::Display for TargetId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.gateway, self.target)

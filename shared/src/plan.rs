@@ -173,8 +173,7 @@ pub fn health(desired: &Desired, observed: &Observed, now: Moment, superblock: &
 
 /// A newer epoch has taken its place.
 pub fn superseded(observed: &Observed, id: &SuperblockId) -> bool {
-    let newer = |other: &SuperblockId| other.share == id.share && other.user == id.user && other.epoch > id.epoch;
-    observed.superblocks.iter().any(newer)
+    observed.superblocks.iter().any(|other| other.succeeds(id))
 }
 
 struct View<'a> {

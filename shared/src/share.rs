@@ -42,8 +42,8 @@ pub enum Policy {
     /// It blocks, and goes on when a server is back. Nothing acknowledged is lost.
     #[default]
     Hard,
-    /// The kernel gives each call up after its major timeout, but for those that wait until it has its state again, and that
-    /// is as long as the server is away: what blocks beyond two major timeouts is aborted as under `Bounded`.
+    /// The kernel gives calls up after their major timeout, and some not; what is on its way to a server that was away for two
+    /// of them is aborted as under `Bounded`.
     Soft,
     /// It blocks until the server was away for so long; then what is pending is aborted, and what comes fails fast, until
     /// a server is back.

@@ -23,12 +23,7 @@ const BETWEEN: Duration = Duration::from_millis(20);
 /// Detaches every layer of ours at the target, wherever the target is seen, and removes it. A node mount is left to
 /// whoever uses it.
 pub(super) fn unpublish(paths: &Paths, target: &Path, node: bool) -> Result<(), Failure> {
-    enter_host_mounts()?;
-    if node {
-        let share = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, |_| true).contains(&top.device));
-        unmount_in_an_idle_moment(target, share)?;
-    }
-    detach_layers(paths, target)?;
+    detach(paths, target, node)?;
     // A directory of a node's that was there before is not of our making, and stays.
     if node && fs::symlink_metadata(target).is_ok_and(|target| target.mode() & 0o7777 != 0) {
         return Ok(());
@@ -37,18 +32,24 @@ pub(super) fn unpublish(paths: &Paths, target: &Path, node: bool) -> Result<(), 
     remove_empty(target)
 }
 
-/// Somebody may look at it all the time, and be in it for moments alone.
-fn unmount_in_an_idle_moment(
-    target: &Path,
-    wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>,
-) -> Result<(), Failure> {
-    for _ in 0..MOMENTS {
-        match take_top(target, &wanted, mount::unmount_unused)? {
-            Top::InUse => thread::sleep(BETWEEN),
-            Top::Stays | Top::Taken => return Ok(()),
+/// All layers of ours. Somebody may look at it all the time, and be in it for moments alone.
+fn unmount_in_idle_moments(paths: &Paths, target: &Path) -> Result<(), Failure> {
+    let ours = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, |_| true).contains(&top.device));
+    let left = |top: &Mount, table: &[Mount]| {
+        let known: Vec<_> = bases(paths, table).collect();
+        let top = known.iter().find(|(_, device)| *device == top.device);
+        Ok(top.is_some_and(|(old, _)| known.iter().any(|(other, _)| other.succeeds(old))))
+    };
+    let mut moments = 0..MOMENTS;
+    loop {
+        match take_top(target, ours, mount::unmount_unused)? {
+            // What a failover has left below has ended for those who are in it: that keeps nothing.
+            Top::Taken => while detach_top(target, left)? {},
+            Top::Stays => return Ok(()),
+            Top::InUse if moments.next().is_some() => thread::sleep(BETWEEN),
+            Top::InUse => return Err(in_use(target)),
         }
     }
-    Err(in_use(target))
 }
 
 fn in_use(place: &Path) -> Failure {
@@ -57,9 +58,13 @@ fn in_use(place: &Path) -> Failure {
     Failure { definite: false, message }
 }
 
-/// Detaches every layer of ours at the target, and leaves the directory.
-pub(super) fn detach(paths: &Paths, target: &Path) -> Result<(), Failure> {
+/// Detaches every layer of ours at the target, and leaves the directory. A node mount is left to whoever uses it: nothing else
+/// tells of a program of the node's that has a file of it open, and may write to it when the node does not go down after all.
+pub(super) fn detach(paths: &Paths, target: &Path, node: bool) -> Result<(), Failure> {
     enter_host_mounts()?;
+    if node {
+        unmount_in_idle_moments(paths, target)?;
+    }
     detach_layers(paths, target)
 }
 
@@ -159,9 +164,13 @@ fn take_top(
 
 /// The devices of those superblocks that base mounts of ours hold.
 fn devices(paths: &Paths, table: &[Mount], wanted: impl Fn(&SuperblockId) -> bool) -> BTreeSet<Device> {
-    let name = |mount: &Mount| mount.mount_point.file_name()?.to_str()?.parse().ok();
-    let bases = table.iter().filter(|mount| mount.mount_point.parent() == Some(&paths.mounts()));
-    bases.filter(|mount| name(mount).is_some_and(|id| wanted(&id))).map(|mount| mount.device).collect()
+    bases(paths, table).filter(|(id, _)| wanted(id)).map(|(_, device)| device).collect()
+}
+
+fn bases(paths: &Paths, table: &[Mount]) -> impl Iterator<Item = (SuperblockId, Device)> {
+    let mounts = paths.mounts();
+    let here = table.iter().filter(move |mount| mount.mount_point.parent() == Some(&mounts));
+    here.filter_map(|mount| Some((mount.mount_point.file_name()?.to_str()?.parse().ok()?, mount.device)))
 }
 
 /// Detaches the base mount. What pods left unwritten is written first, while the mount is still there to be seen: were

@@ -76,9 +76,10 @@ pub enum Work {
     Look {
         superblock: SuperblockId,
     },
-    /// Detach what is ours at the target, whoever uses it.
+    /// Detach what is ours at the target, whoever uses it, unless that is a program of the node's.
     Detach {
         target_path: PathBuf,
+        node: bool,
     },
     Unpublish {
         target_path: PathBuf,
@@ -255,7 +256,7 @@ fn perform(request: &Request) -> Result<Done, Failure> {
         Work::Flush { superblock } => detach::flush_alone(paths, superblock),
         Work::Abort { superblock } => abort::abort(paths, superblock),
         Work::Look { superblock } => look::look(paths, superblock),
-        Work::Detach { target_path } => detach::detach(paths, target_path),
+        Work::Detach { target_path, node } => detach::detach(paths, target_path, *node),
         Work::Unpublish { target_path, node } => detach::unpublish(paths, target_path, *node),
         Work::Hide { publication } => detach::hide(paths, publication),
         Work::Retire { superblock, abort } => detach::retire(paths, superblock, *abort),

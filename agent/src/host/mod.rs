@@ -262,7 +262,8 @@ impl Host {
             }
             Step::Detach(id) => {
                 let publication = publication(desired, *id)?;
-                self.hand(Work::Detach { target_path: publication.target_path.clone().into() }, LOCAL).await
+                let target_path = publication.target_path.clone().into();
+                self.hand(Work::Detach { target_path, node: publication.node }, LOCAL).await
             }
             Step::Abort(superblock) => self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await,
             Step::Unpublish(id) => {
@@ -290,7 +291,8 @@ impl Host {
         }
     }
 
-    /// Whether a superblock's server says that it does not know its root any more; None if it says nothing.
+    /// Whether a superblock serves nothing any more though its server answers: that does not know its root, or the kernel has
+    /// ended it. None if nothing is said.
     pub async fn is_stale(&self, superblock: &SuperblockId, patience: Duration) -> Option<bool> {
         match self.hand(Work::Look { superblock: superblock.clone() }, patience).await {
             Ok(()) => Some(false),

@@ -190,7 +190,7 @@ impl Reconciler {
     }
 
     pub(super) fn forget_setbacks(&mut self, id: PublicationId) {
-        self.setbacks.retain(|step, _| !matches!(step, Step::Publish(of, _) | Step::Unpublish(of) if *of == id));
+        self.setbacks.retain(|step| !matches!(step, Step::Publish(of, _) | Step::Unpublish(of) if *of == id));
     }
 
     /// A failure that concerns a caller who waits is told at once. What can't come until somebody changes something is
@@ -261,10 +261,9 @@ impl Reconciler {
                         waiter.tell(Err(Denied::Unavailable(self.why_late(id, observed, now))));
                     }
                     (false, _) => {
-                        let setback =
-                            self.setbacks.get(&Step::Unpublish(id)).map(|setback| format!(": {}", setback.said));
-                        let message =
-                            format!("the volume is still being detached; ask again{}", setback.unwrap_or_default());
+                        let failure = self.setbacks.failure(|step| *step == Step::Unpublish(id));
+                        let failure = failure.map(|said| format!(": {said}")).unwrap_or_default();
+                        let message = format!("the volume is still being detached; ask again{failure}");
                         waiter.tell(Err(Denied::Unavailable(message)));
                     }
                 }
@@ -293,9 +292,8 @@ impl Reconciler {
             Lane::Publication(of) => of == id,
             Lane::Fence(_) | Lane::Ending(_) => false,
         };
-        let failures = self.setbacks.iter().filter(|(step, _)| concerns(step));
-        match failures.max_by_key(|(_, setback)| setback.until) {
-            Some((_, setback)) => format!("{reason} (last failure: {})", setback.said),
+        match self.setbacks.failure(concerns) {
+            Some(said) => format!("{reason} (last failure: {said})"),
             None => reason,
         }
     }

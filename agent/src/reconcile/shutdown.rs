@@ -121,13 +121,21 @@ impl Reconciler {
         }
     }
 
-    /// Lets the node go down when nothing is left to do for it, or no time. What containers still hold is aborted on and on:
-    /// that can't be waited for.
+    /// Lets the node go down when nothing is left to do for it, or no time. What containers still hold is aborted on and on, what
+    /// programs of the node's use is not detached: neither can be waited for.
     pub(super) fn let_go(&mut self, observed: &Observed, next: &[Step], now: Moment) {
         let Some(shutdown) = self.desired.shutdown.filter(|_| self.is_leaving()) else { return };
         let in_time = plan::has_let_go(observed) && self.busy.is_empty();
         let mut left = next.iter().chain(self.busy.values().flatten());
-        let is_repeated = |step: &Step| matches!(step, Step::Abort(id) if self.leaving.aborted.contains(id));
+        let is_repeated = |step: &Step| match step {
+            Step::Abort(id) => self.leaving.aborted.contains(id),
+            // A program of the node's is on it.
+            Step::Detach(id) => {
+                let is_node_mount = self.desired.publications.get(id).is_some_and(|publication| publication.node);
+                is_node_mount && self.setbacks.failure(|failing| failing == step).is_some()
+            }
+            _ => false,
+        };
         let only_held = now >= shutdown.pods_until && left.all(is_repeated);
         if !in_time && !only_held && now < shutdown.ends {
             return;

@@ -1,13 +1,14 @@
 //! What hands do to the machine that is made up: the same effects in the same order as those in `crate::hands`, and time
 //! between any two of them in which the world goes on.
 
+mod detach;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
-use moorline_shared::publication::Publication;
 use moorline_sys::mountinfo::{Attributes, Device, Mount};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -91,7 +92,7 @@ impl World {
             | Work::Look { superblock }
             | Work::Flush { superblock }
             | Work::Retire { superblock, .. } => of(superblock),
-            Work::Detach { target_path } | Work::Unpublish { target_path, .. } => publication(target_path),
+            Work::Detach { target_path, .. } | Work::Unpublish { target_path, .. } => publication(target_path),
             Work::Hide { publication: hidden } => publication(&hidden.target_path.clone().into()),
         }
     }
@@ -213,12 +214,9 @@ impl Hand {
                 let device = self.base(superblock)?.device;
                 self.flush(device).await?;
             }
-            Work::Detach { target_path } => self.detach(target_path).await?,
+            Work::Detach { target_path, node } => self.detach(target_path, *node).await?,
             Work::Unpublish { target_path, node } => {
-                if *node {
-                    self.unmount_unused(target_path).await?;
-                }
-                self.detach(target_path).await?;
+                self.detach(target_path, *node).await?;
                 self.world.lock().directories.remove(target_path);
             }
             Work::Retire { superblock, abort } => self.retire(superblock, *abort).await?,
@@ -437,99 +435,6 @@ impl Hand {
         world.flow();
         Ok(())
     }
-
-    /// What is of the publication's share goes, and the directory stays.
-    async fn hide(&mut self, publication: &Publication) -> Piece {
-        let target = std::path::Path::new(&publication.target_path);
-        loop {
-            self.pace().await?;
-            let mut world = self.world.lock();
-            let its = |id: &SuperblockId| id.share == publication.share && id.user == publication.user();
-            let top = world.host.top(target).cloned();
-            let Some(top) = top.filter(|top| world.bases().any(|(id, device)| its(&id) && device == top.device)) else {
-                return Ok(());
-            };
-            world.judge_hide(target);
-            world.host.take_away(top.id);
-            world.flow();
-        }
-    }
-
-    async fn detach(&mut self, target: &std::path::Path) -> Piece {
-        loop {
-            self.pace().await?;
-            let mut world = self.world.lock();
-            let Some(top) = world.host.top(target).cloned() else {
-                return Ok(());
-            };
-            if !is_seal(&top) && !world.bases().any(|(_, device)| device == top.device) {
-                return failed(true, format!("what is mounted at {} is not ours", target.display()));
-            }
-            world.judge_unpublish(target);
-            world.judge_node_unpublish(target, &top);
-            world.take_from_host(top.id);
-            world.flow();
-        }
-    }
-
-    /// The topmost layer of a node mount, as `umount` does it.
-    async fn unmount_unused(&mut self, target: &std::path::Path) -> Piece {
-        self.pace().await?;
-        let mut world = self.world.lock();
-        let Some(top) = world.host.top(target).cloned() else { return Ok(()) };
-        if !world.bases().any(|(_, device)| device == top.device) {
-            return Ok(());
-        }
-        if world.is_busy(target, top.device) {
-            return failed(false, format!("{} is still used by a process", target.display()));
-        }
-        world.judge_node_unpublish(target, &top);
-        world.take_from_host(top.id);
-        world.flow();
-        Ok(())
-    }
-
-    async fn flush(&mut self, device: Device) -> Piece {
-        {
-            let mut world = self.world.lock();
-            if let Some(superblock) = world.superblocks.get_mut(&device) {
-                superblock.dirty.iter_mut().for_each(|write| write.sent = true);
-            }
-            world.flow();
-        }
-        let written =
-            |world: &World| world.superblocks.get(&device).is_none_or(|superblock| superblock.dirty.is_empty());
-        self.until(false, written).await
-    }
-
-    async fn retire(&mut self, id: &SuperblockId, abort: bool) -> Piece {
-        let mark = paths().mark_of_end(id);
-        let base = self.world.lock().base(id).cloned();
-        let Some(base) = base else {
-            self.world.lock().files.remove(&mark);
-            return Ok(());
-        };
-        if abort {
-            self.abort(base.device).await?;
-            self.world.lock().files.entry(mark.clone()).or_default();
-            if self.world.lock().scene.shuts_down {
-                self.pace().await?;
-                self.world.lock().shut(base.device);
-            }
-        } else if id.user.writes() {
-            self.flush(base.device).await?;
-        }
-        self.pace().await?;
-        {
-            let mut world = self.world.lock();
-            world.judge_retire(id, base.device);
-            world.host.take_away(base.id);
-            world.flow();
-        }
-        self.pace().await?;
-        self.world.lock().files.remove(&mark);
-        Ok(())
-    }
 }
 
 fn sealing() -> Detached {
@@ -585,7 +490,7 @@ fn describe(work: &Work) -> String {
         Work::Look { superblock } => format!("look at {superblock}"),
         Work::Hide { publication } => format!("hide {}", publication.target_path),
         Work::Flush { superblock } => format!("flush {superblock}"),
-        Work::Detach { target_path } => format!("detach {}", target_path.display()),
+        Work::Detach { target_path, .. } => format!("detach {}", target_path.display()),
         Work::Unpublish { target_path, .. } => format!("unpublish {}", target_path.display()),
         Work::Retire { superblock, abort } => {
             format!("retire {superblock}{}", if *abort { ", aborting it" } else { "" })

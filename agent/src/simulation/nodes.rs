@@ -16,7 +16,6 @@ use moorline_sys::mountinfo::{Device, Mount};
 use super::apps::Container;
 use super::table::{Detached, MountTable};
 use super::world::{World, overlay, paths};
-use crate::hands::is_seal;
 
 /// How a process comes by a node mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,17 +166,27 @@ impl World {
         self.users().any(|(_, _, mine)| mine.was_given(id))
     }
 
+    /// Nobody asks for it, and whoever has it was killed: given it while it was on its way out, perhaps.
+    pub(super) fn is_left_to_the_dead(&self, id: &SuperblockId) -> bool {
+        let has_it = |user: &Container, mine: &NodeUse| mine.was_given(id) || self.has_kept(user, id);
+        let mut users = self.users().filter(|(_, user, mine)| has_it(user, mine));
+        matches!(id.user, User::Node(_))
+            && !self.is_asked(&id.share)
+            && users.all(|(_, user, _)| user.state == Occupants::Killed)
+    }
+
     /// Somebody was given it, or has it though nobody gave it.
     fn is_had(&self, id: &SuperblockId) -> bool {
         self.was_given(id) || self.users().any(|(_, user, _)| self.has_kept(user, id))
     }
 
-    /// What was put over a layer that followed the host's stays when that goes: it is a mount of the container's own.
+    /// What was put over a layer that followed the host's stays when that goes, under whatever the host has there next: it is a
+    /// mount of the container's own.
     fn has_kept(&self, user: &Container, id: &SuperblockId) -> bool {
         let is_of_it = |mount: &&Mount| self.superblocks.get(&mount.device).is_some_and(|there| there.id == *id);
+        let on_host = |copy: &Mount| self.host.stack(&copy.mount_point).iter().any(|host| host.device == copy.device);
         // Wherever it has it: a place may be newer than whoever sees the directory above.
-        let mut copies = user.table.0.iter().filter(is_of_it);
-        copies.any(|copy| user.table.stack(&copy.mount_point).first().is_some_and(|lowest| !is_seal(lowest)))
+        user.table.0.iter().filter(is_of_it).any(|copy| !copy.follows && !on_host(copy))
     }
 
     /// What it has there nobody gave it, and nobody is on record for.

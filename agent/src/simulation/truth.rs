@@ -69,7 +69,7 @@ impl World {
     }
 
     pub(super) fn is_superseded(&self, id: &SuperblockId) -> bool {
-        self.bases().any(|(other, _)| other.share == id.share && other.user == id.user && other.epoch > id.epoch)
+        self.bases().any(|(other, _)| other.succeeds(id))
     }
 
     /// A pod that kubelet wants to have it rests on it.
@@ -152,7 +152,12 @@ impl World {
             let shut = homes
                 .iter()
                 .any(|home| home.epoch == current.epoch && self.files.contains_key(&paths().mark_of_end(home)));
-            if id.epoch > current.epoch && !stale && !shut && !self.was_away(&current.namespace, VERY_LATE) {
+            // The share had moved before: what it had moved to has gone since the look that this was planned by.
+            let follows = self.retired.get(id.share.as_str()).is_some_and(|(home, at)| {
+                home.epoch == id.epoch && home.namespace == id.namespace && *at + LATE >= self.now()
+            });
+            let excused = stale || shut || follows || self.was_away(&current.namespace, VERY_LATE);
+            if id.epoch > current.epoch && !excused {
                 self.breaks(DETACHED, format!("{current} is left for {id}"));
             }
         }
@@ -182,7 +187,7 @@ impl World {
     }
 
     fn may_lose(&self, id: &SuperblockId) -> bool {
-        let User::ReadWrite(volume) = id.user else { return false };
+        let User::ReadWrite(volume) = id.user else { return self.is_left_to_the_dead(id) };
         let mine = |container: &&Container| container.volume == volume;
         let most = self.containers.values().filter(mine).map(|container| container.state).max();
         let Some(truth) = self.volumes.get(&volume) else { return true };

@@ -87,7 +87,10 @@ pub(super) struct World {
     pub heard: BTreeMap<NamespaceId, Heard>,
     /// When a look last found a share stale, or its server was last given up.
     pub excused: BTreeMap<String, Duration>,
+    /// What was retired last of each share, and when.
+    pub retired: BTreeMap<String, (SuperblockId, Duration)>,
 
+    looks: (Duration, u32),
     pub broken: Vec<String>,
     story: Option<Vec<String>>,
     window: Option<Arc<Window>>,
@@ -187,6 +190,8 @@ impl World {
             volumes: BTreeMap::new(),
             heard: BTreeMap::new(),
             excused: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            looks: (Duration::ZERO, 0),
             broken: Vec::new(),
             story: tell.then(Vec::new),
             window: None,
@@ -224,6 +229,14 @@ impl World {
     pub(super) fn breaks(&mut self, invariant: &str, what: String) {
         self.say(|| format!("BROKEN {invariant}: {what}"));
         self.broken.push(format!("{invariant}: {what}"));
+    }
+
+    /// How often the agent has looked at the host at this moment.
+    pub(super) fn note_look(&mut self) -> u32 {
+        let now = self.now();
+        let before = if self.looks.0 == now { self.looks.1 } else { 0 };
+        self.looks = (now, before + 1);
+        before + 1
     }
 
     /// A line of the story, if anybody wants it.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Lane, Step, View};
-use crate::id::{PublicationId, SuperblockId};
+use crate::id::{PublicationId, SuperblockId, User};
 use crate::observed::{Layer, Moment};
 
 /// What the node's end costs us at most, once the pods had their time.
@@ -87,7 +87,9 @@ impl View<'_> {
         let wanted =
             |id: &&PublicationId| self.desired.publications.get(id).is_some_and(|publication| publication.wanted);
         steps.extend(shown.iter().filter(wanted).map(|publication| Step::Detach(*publication)));
-        if self.copied(id) {
+        // Programs of the node's may be on a node mount for as long as it can't be detached.
+        let by_the_node = matches!(id.user, User::Node(_)) && !shown.is_empty();
+        if self.copied(id) || by_the_node && abort {
             // Somebody is still on it, and would wait for ever once the tunnel has ended. Its base mount stays, or nobody
             // could end that. A reader can be killed.
             if abort || id.user.writes() {
@@ -100,8 +102,7 @@ impl View<'_> {
 
     /// A hand that was given up, and that the kernel holds, may put a copy of this one there yet.
     fn older_is_seen(&self, id: &SuperblockId) -> bool {
-        let older = |old: &&SuperblockId| old.share == id.share && old.user == id.user && old.epoch < id.epoch;
-        self.observed.superblocks.iter().filter(older).any(|old| self.seen_somewhere(old))
+        self.observed.superblocks.iter().any(|old| id.succeeds(old) && self.seen_somewhere(old))
     }
 
     fn copied(&self, id: &SuperblockId) -> bool {

@@ -430,16 +430,14 @@ impl World {
                 }
             }
             Step::Abort(id) => {
-                let superseded = self
-                    .observed
-                    .superblocks
-                    .iter()
-                    .any(|o| o.share == id.share && o.user == id.user && o.epoch > id.epoch);
+                let superseded = self.observed.superblocks.iter().any(|other| other.succeeds(id));
                 let own_writer = matches!(id.user, User::ReadWrite(_));
                 let too_late = self.desired.shutdown.is_some_and(|shutdown| self.now >= shutdown.pods_until);
+                // There may be nobody whose time is waited for.
+                let by_the_node = matches!(id.user, User::Node(_)) && self.desired.shutdown.is_some();
                 assert!(
                     superseded
-                        || (own_writer || too_late) && !self.is_believed_alive(id)
+                        || (own_writer || too_late || by_the_node) && !self.is_believed_alive(id)
                         || id.user.writes() && too_late,
                     "{id} is aborted though it is in force"
                 );
