@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -60,7 +61,8 @@ impl Uml {
 pub fn run(uml: &Uml, kit: &Path, results: &Path, arguments: &[String], deadline: Duration) -> io::Result<u8> {
     let init = write_init(&uml.modules()?, kit, results, arguments)?;
     let console = File::create(results.join("console.log"))?;
-    let mut guest = boot(&uml.kernel(), &init, console)?;
+    let processor = Processor::idle()?;
+    let mut guest = boot(&uml.kernel(), &init, console, processor.as_ref())?;
     let relay = guest.stdout.take().map(|output| thread::spawn(move || relay(output)));
 
     let mut ended = || match guest.try_wait() {
@@ -89,11 +91,33 @@ pub fn run(uml: &Uml, kit: &Path, results: &Path, arguments: &[String], deadline
     }))
 }
 
+/// One that no other guest of this machine has. A guest has one processor, which its kernel and its processes hand to each
+/// other at every system call: across two of the machine's, each of those waits until the other has been woken.
+struct Processor {
+    number: usize,
+    /// Locked as long as the guest runs.
+    _taken: File,
+}
+
+impl Processor {
+    /// None if all have a guest already.
+    fn idle() -> io::Result<Option<Self>> {
+        let ours = sched_getaffinity(Pid::from_raw(0))?;
+        for number in (0..CpuSet::count()).filter(|number| ours.is_set(*number).unwrap_or(false)) {
+            let file = File::create(std::env::temp_dir().join(format!("moorline-lab-processor-{number}")))?;
+            if file.try_lock().is_ok() {
+                return Ok(Some(Self { number, _taken: file }));
+            }
+        }
+        Ok(None)
+    }
+}
+
 fn written(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|file| file.len() > 0)
 }
 
-fn boot(kernel: &Path, init: &Path, console: File) -> io::Result<Child> {
+fn boot(kernel: &Path, init: &Path, console: File, processor: Option<&Processor>) -> io::Result<Child> {
     // Each link of the chain dies with the one before it; `sh` stays, for a guest does not like to be pid 1. A newer kernel
     // can catch system calls by seccomp, at half of what ptrace costs; an older one leaves the word to init, which ignores it.
     let kernel = format!(
@@ -102,8 +126,12 @@ fn boot(kernel: &Path, init: &Path, console: File) -> io::Result<Child> {
         kernel.display(),
         init.display()
     );
+    let pinned =
+        processor.map(|processor| ["taskset".to_owned(), "--cpu-list".to_owned(), processor.number.to_string()]);
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "sh", "-c", &kernel])
+        .args(["--pdeathsig", "KILL"])
+        .args(pinned.iter().flatten())
+        .args(["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", &kernel])
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
