@@ -23,7 +23,7 @@ use crate::command::sh;
 use crate::kit;
 use crate::namespace::Namespace;
 use crate::node::{self, Key, Node};
-use crate::wait::{eventually, seconds};
+use crate::wait::{eventually, poll, seconds};
 use crate::wire::Wire;
 
 const PORT: u16 = 51820;
@@ -261,10 +261,12 @@ impl Site {
         self.inside.sh("rpc.nfsd 0");
     }
 
-    /// The kernel's server ends, and starts again with what it wrote down of its clients.
+    /// The kernel's server ends, and starts again after so long with what it wrote down of its clients.
     #[track_caller]
-    pub fn restart(&self) {
-        self.inside.sh("rpc.nfsd 0; rpc.nfsd -N 3 4");
+    pub fn restart(&self, after: Duration) {
+        self.inside.sh("rpc.nfsd 0");
+        poll(after, || None::<()>);
+        self.inside.sh("rpc.nfsd -N 3 4");
         self.wait_until_serving();
     }
 
