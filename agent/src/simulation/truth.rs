@@ -358,7 +358,10 @@ impl World {
             }
         }
         // Where the kernel can't mount beneath, the old layer stays as long as the pod.
-        let covered: Vec<(SuperblockId, bool)> = self.bases().map(|(id, device)| (id, self.is_shown(device))).collect();
+        let covered: Vec<(SuperblockId, bool)> = self
+            .bases()
+            .map(|(id, device)| (id.clone(), self.is_shown(device) || self.may_be_written_unseen(&id)))
+            .collect();
         for (id, covered) in &covered {
             if !covered && (!self.is_needed(id) || self.is_superseded(id)) {
                 open.push(format!("{id} is still mounted"));
@@ -386,6 +389,13 @@ impl World {
             }
         }
         open
+    }
+
+    /// The base mount of a node mount that its share has left behind may stay.
+    fn may_be_written_unseen(&self, id: &SuperblockId) -> bool {
+        id.user == User::Node(Access::ReadWrite)
+            && !self.is_marked(&id.namespace)
+            && self.bases().any(|(other, _)| other.share == id.share && other.epoch > id.epoch)
     }
 
     /// In a layer, whether anybody sees that or not.

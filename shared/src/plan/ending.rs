@@ -31,6 +31,7 @@ impl View<'_> {
             } else if (given_up || !self.needed(id) && !self.is_being_given_back(id))
                 && !self.seen_somewhere(id)
                 && !self.observed.beginning.contains(id)
+                && !self.may_be_written_unseen(id)
             {
                 let abort = given_up || away || self.superseded(id);
                 if !self.observed.lingering.contains(id) {
@@ -65,6 +66,20 @@ impl View<'_> {
             && self.away(&id.namespace)
             && occupants() == Some(Occupants::Killed);
         (fenced && is_cut_off || held_by_the_dead) && !self.needed(id) && !self.is_being_given_back(id)
+    }
+
+    /// A program of the node's may have a file of a node mount open that was detached from it when its share was mounted anew
+    /// from the same server, and may write to it at any time. No table shows that, and not every kernel can keep it from doing
+    /// so. The base mount stays as what is known of it, so that the way is cut before another server takes writes.
+    fn may_be_written_unseen(&self, id: &SuperblockId) -> bool {
+        let newer = |other: &&SuperblockId| other.share == id.share && other.epoch > id.epoch;
+        let moved_on = || self.observed.superblocks.iter().filter(newer).any(|other| self.needed(other));
+        let is_open = || self.observed.tunnel(&id.namespace).is_some_and(|tunnel| tunnel != Tunnel::Fenced);
+        id.user == User::Node(Access::ReadWrite)
+            && !self.observed.given_up.contains(id)
+            && self.desired.shutdown.is_none()
+            && is_open()
+            && moved_on()
     }
 
     /// A publication rests on it, or did until it was taken back.

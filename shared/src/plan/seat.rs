@@ -134,8 +134,9 @@ impl<'a> View<'a> {
                 && self.observed.liveness(id, self.now) == Liveness::Alive
                 && !self.unmountable(share, &id.target)
         };
-        let written =
-            self.all_superblocks().any(|id| id.share == share.name && id.user.writes() && id.epoch == current.epoch);
+        let written = self
+            .all_superblocks()
+            .any(|id| id.share == share.name && id.user.writes() && id.namespace == current.namespace);
         let same = Some(current.namespace.clone()).filter(alive);
         let mut others = self.may_serve(share).filter(|_| !written).filter_map(|target| self.open_namespace(&target));
         same.or_else(|| others.find_map(|(id, _)| Some(id.clone()).filter(alive)))

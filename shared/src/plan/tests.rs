@@ -573,7 +573,7 @@ impl World {
         for _ in 0..5 {
             self.second(0, 0);
         }
-        assert!(plan(&self.desired, &self.observed, self.now).is_empty());
+        assert_eq!(plan(&self.desired, &self.observed, self.now), []);
         let Observed { superblocks, husks, given_up, namespaces, .. } = &self.observed;
         assert!(
             superblocks.is_empty() && husks.is_empty() && given_up.is_empty() && namespaces.is_empty(),

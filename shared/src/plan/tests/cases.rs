@@ -432,6 +432,33 @@ fn what_is_left_of_a_node_mount_in_a_container_ends_when_its_server_is_given_up(
 }
 
 /// A server that is away.
+#[test]
+fn the_way_is_cut_for_what_a_program_may_still_write_to_a_node_mount_that_was_left_behind() {
+    let mut world = World::new(true);
+    let reader = Publication { read_only: true, ..World::publication(2) };
+    world.desired.publications.insert(reader.id(), reader);
+    world.apply(&Op::Publish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    world.apply(&Op::ExportReplaced(0));
+    (0..5).for_each(|_| world.second(0, 0));
+    // The program has a descriptor, which no table shows.
+    world.observed.published.values_mut().for_each(|layers| drop(layers.drain(..layers.len() - 1)));
+    world.apply(&Op::Unpublish(NODE));
+    (0..5).for_each(|_| world.second(0, 0));
+    let writers = |world: &World| -> Vec<u32> {
+        world.observed.superblocks.iter().filter(|id| id.user.writes()).map(|id| id.epoch).collect()
+    };
+    assert_eq!(writers(&world), [1]);
+    world.apply(&Op::ServerDies(0));
+    let is_fenced = |world: &World| world.observed.namespaces.values().any(|tunnel| *tunnel == Tunnel::Fenced);
+    assert!((0..12).any(|_| {
+        world.second(0, 0);
+        is_fenced(&world)
+    }));
+    (0..3).for_each(|_| world.second(0, 0));
+    assert!(writers(&world).is_empty());
+}
+
 fn silent() -> Server {
     let mut server = Server::new(Duration::from_secs(4), Moment::ZERO);
     [10, 20].map(Duration::from_secs).into_iter().for_each(|at| server.asked(at, None));
