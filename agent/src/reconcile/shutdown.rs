@@ -51,10 +51,13 @@ impl Reconciler {
         self.setbacks.clear();
     }
 
-    /// Those that are there again have not to come back.
+    /// Those that are there again have not to come back, unless the shutdown's hand is about to take them yet.
     pub(super) fn note_returned(&mut self, observed: &Observed) {
-        if self.desired.returning.iter().any(|id| observed.is_published(*id)) {
-            Arc::make_mut(&mut self.desired).returning.retain(|id| !observed.is_published(*id));
+        let taken = |id: &PublicationId| self.busy.values().flatten().any(|step| *step == Step::Detach(*id));
+        let is_back = |id: &PublicationId| observed.is_published(*id) && !taken(id);
+        let back: Vec<PublicationId> = self.desired.returning.iter().filter(|id| is_back(id)).copied().collect();
+        if !back.is_empty() {
+            Arc::make_mut(&mut self.desired).returning.retain(|id| !back.contains(id));
         }
     }
 
