@@ -333,6 +333,11 @@ impl<'a> View<'a> {
         self.namespaces_of(target).filter(|(_, tunnel)| **tunnel != Tunnel::Fenced).max_by_key(|(id, _)| id.generation)
     }
 
+    /// What is written there may still reach its server, now or once it is attached again.
+    fn is_open(&self, namespace: &NamespaceId) -> bool {
+        matches!(self.observed.tunnel(namespace), Some(Tunnel::Attached | Tunnel::Detached))
+    }
+
     /// Its server does not answer, or the way there is cut.
     fn away(&self, namespace: &NamespaceId) -> bool {
         self.observed.tunnel(namespace) == Some(Tunnel::Fenced)

@@ -34,7 +34,7 @@ pub(super) fn unpublish(paths: &Paths, target: &Path, node: bool) -> Result<(), 
 
 /// All layers of ours. Somebody may look at it all the time, and be in it for moments alone.
 fn unmount_in_idle_moments(paths: &Paths, target: &Path) -> Result<(), Failure> {
-    let ours = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, |_| true).contains(&top.device));
+    let ours = |top: &Mount, table: &[Mount]| Ok(is_ours(paths, table, top));
     let left = |top: &Mount, table: &[Mount]| {
         let known: Vec<_> = bases(paths, table).collect();
         let top = known.iter().find(|(_, device)| *device == top.device);
@@ -72,7 +72,7 @@ pub(super) fn detach(paths: &Paths, target: &Path, node: bool) -> Result<(), Fai
 fn detach_layers(paths: &Paths, target: &Path) -> Result<(), Failure> {
     for place in mountinfo::sightings(&host_table()?, target) {
         let ours = |top: &Mount, table: &[Mount]| {
-            if devices(paths, table, |_| true).contains(&top.device) || seal::is_seal(top) {
+            if is_ours(paths, table, top) || seal::is_seal(top) {
                 return Ok(true);
             }
             let shown = place.display();
@@ -89,7 +89,8 @@ pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failu
     enter_host_mounts()?;
     let user = publication.user();
     let its = |id: &SuperblockId| id.share == publication.share && id.user == user;
-    let take = |top: &Mount, table: &[Mount]| Ok(devices(paths, table, its).contains(&top.device));
+    let take =
+        |top: &Mount, table: &[Mount]| Ok(bases(paths, table).any(|(id, device)| its(&id) && device == top.device));
     let table = host_table()?;
     let sub_paths = paths.sub_paths(&publication.pod.uid);
     let bound = table.iter().map(|mount| &mount.mount_point).filter(|place| place.starts_with(&sub_paths)).cloned();
@@ -162,9 +163,9 @@ fn take_top(
     }
 }
 
-/// The devices of those superblocks that base mounts of ours hold.
-fn devices(paths: &Paths, table: &[Mount], wanted: impl Fn(&SuperblockId) -> bool) -> BTreeSet<Device> {
-    bases(paths, table).filter(|(id, _)| wanted(id)).map(|(_, device)| device).collect()
+/// It shows a superblock that a base mount of ours holds.
+fn is_ours(paths: &Paths, table: &[Mount], mount: &Mount) -> bool {
+    bases(paths, table).any(|(_, device)| device == mount.device)
 }
 
 fn bases(paths: &Paths, table: &[Mount]) -> impl Iterator<Item = (SuperblockId, Device)> {

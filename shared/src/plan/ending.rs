@@ -74,11 +74,10 @@ impl View<'_> {
     fn may_be_written_unseen(&self, id: &SuperblockId) -> bool {
         let newer = |other: &&SuperblockId| other.share == id.share && other.epoch > id.epoch;
         let moved_on = || self.observed.superblocks.iter().filter(newer).any(|other| self.needed(other));
-        let is_open = || self.observed.tunnel(&id.namespace).is_some_and(|tunnel| tunnel != Tunnel::Fenced);
         id.user == User::Node(Access::ReadWrite)
             && !self.observed.given_up.contains(id)
             && self.desired.shutdown.is_none()
-            && is_open()
+            && self.is_open(&id.namespace)
             && moved_on()
     }
 

@@ -91,7 +91,7 @@ impl<'a> View<'a> {
             let first = there.first().and_then(ready);
             return first.map_or(Seat::Waiting(Waiting::NoTarget), |namespace| Seat::At { epoch: 1, namespace });
         };
-        let cut_off = !matches!(self.observed.tunnel(&current.namespace), Some(Tunnel::Attached | Tunnel::Detached));
+        let cut_off = !self.is_open(&current.namespace);
         let stay = Seat::At { epoch: current.epoch, namespace: current.namespace.clone() };
         let next = |namespace| Seat::At { epoch: current.epoch + 1, namespace };
         let its_turn = |since: Moment| self.now >= since + self.desired.jitter.before_leaving(&current.namespace);
@@ -181,14 +181,13 @@ impl<'a> View<'a> {
     ///
     /// A new mount of the same server needs none: what is written late goes to the same files as before.
     pub(super) fn must_be_fenced_before(&self, share: &Share, epoch: u32, new: &NamespaceId) -> Option<NamespaceId> {
-        let is_open = |id: &NamespaceId| matches!(self.observed.tunnel(id), Some(Tunnel::Attached | Tunnel::Detached));
         self.all_superblocks()
             .find(|id| {
                 id.share == share.name
                     && id.epoch < epoch
                     && id.namespace != *new
                     && id.user.writes()
-                    && (is_open(&id.namespace) || self.has_escaped(share, id))
+                    && (self.is_open(&id.namespace) || self.has_escaped(share, id))
             })
             .map(|id| id.namespace.clone())
     }
