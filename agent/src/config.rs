@@ -64,13 +64,11 @@ impl Directory {
         loop {
             let version = fs::read_link(&link).ok();
             let place = version.as_ref().map_or_else(|| self.path.clone(), |version| self.path.join(version));
-            let texts = files(&place).map(|files| {
-                let named = files.into_iter().map(|path| {
-                    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                    (name, fs::read_to_string(&path))
-                });
-                named.collect()
-            });
+            let texts = match files(&place) {
+                // Of what the directory says nothing is known, as of a file that can't be read.
+                Err(error) if version.is_some() => Ok(vec![("..data".to_owned(), Err(error))]),
+                files => files.map(|files| files.iter().map(|path| named(path)).collect()),
+            };
             // What was read may have been on its way out.
             if fs::read_link(&link).ok() == version {
                 return texts;
@@ -89,6 +87,11 @@ impl Directory {
         inotify.watches().add(&self.path, mask)?;
         Ok(inotify.into_event_stream(vec![0; 4096])?.map(drop))
     }
+}
+
+fn named(path: &Path) -> (String, io::Result<String>) {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    (name, fs::read_to_string(path))
 }
 
 /// The YAML files of a directory, in the order of their names; hidden ones are Kubernetes' own.
@@ -154,6 +157,10 @@ mod tests {
         let c = TEXT.replace("NAME", "c");
         swap(&place, "3", &[("a.yaml", &a), ("b.yaml", &b), ("c.yaml", &c)]);
         assert_eq!(names(&directory.read().unwrap()).len(), 3, "a reading is of one version");
+        fs::remove_file(place.join("..data")).unwrap();
+        symlink("..4", place.join("..data")).unwrap();
+        let reading = directory.read().unwrap();
+        assert_eq!((reading.incomplete, reading.problems[0].file.as_str()), (true, "..data"));
         for key in ["a.yaml", "b.yaml", "..data"] {
             fs::remove_file(place.join(key)).unwrap();
         }
