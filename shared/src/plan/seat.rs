@@ -4,7 +4,7 @@ use super::View;
 use crate::gateway::{Gateway, Path};
 use crate::id::{NamespaceId, SuperblockId, TargetId};
 use crate::observed::{Liveness, Moment, Tunnel};
-use crate::share::{Access, Share};
+use crate::share::{Access, Policy, Share};
 
 /// Where a share's superblocks belong now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +41,17 @@ impl Waiting {
     /// In words for people, with the likely cure.
     pub fn explain(self, share: &Share) -> String {
         let Share { name, gateway, .. } = share;
+        let meanwhile = |until: &str| match share.policy {
+            Policy::Hard => format!("I/O blocks until {until}"),
+            policy => format!("I/O ends with an error in its time ({policy}), until {until}"),
+        };
         match self {
             Self::NoTarget => format!(
                 "Share {name} waits: no target of Gateway {gateway} answers yet; are their endpoints, keys and servers right, and is UDP open on the way?"
             ),
             Self::NoSuccessor => format!(
-                "Share {name} waits: its server is away, and no other target of Gateway {gateway} answers; I/O blocks until one does"
+                "Share {name} waits: its server is away, and no other target of Gateway {gateway} answers; {}",
+                meanwhile("one does")
             ),
             Self::Turn => format!(
                 "Share {name} is about to be mounted from another target of Gateway {gateway}, since its server is away; nodes do that one after the other (--recovery-jitter)"
@@ -55,7 +60,8 @@ impl Waiting {
                 "Share {name} is being mounted anew from a target of Gateway {gateway}, since its server is away or stale: I/O blocks or fails until that is done"
             ),
             Self::CannotFence => format!(
-                "Share {name} waits: its server is away, Gateway {gateway} is direct, and this kernel can't keep unwritten data from the old server (that needs Linux 6.4); a ReadWrite share stays where it is, and I/O blocks until the server is back"
+                "Share {name} waits: its server is away, Gateway {gateway} is direct, and this kernel can't keep unwritten data from the old server (that needs Linux 6.4); a ReadWrite share stays where it is; {}",
+                meanwhile("the server is back")
             ),
             Self::Stale => format!(
                 "Share {name} is stale: its server answers and does not know {} any more; is it exported again, as it was? It is mounted anew as soon as that works",
@@ -66,7 +72,8 @@ impl Waiting {
                 share.policy
             ),
             Self::DataNotShared => format!(
-                "Share {name} waits: its server is away, and Gateway {gateway} does not say that its targets share their data (sharedData: true), so a ReadWrite share stays where it is; I/O blocks until the server is back"
+                "Share {name} waits: its server is away, and Gateway {gateway} does not say that its targets share their data (sharedData: true), so a ReadWrite share stays where it is; {}",
+                meanwhile("the server is back")
             ),
         }
     }
