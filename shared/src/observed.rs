@@ -177,6 +177,11 @@ impl Server {
         (self.last_answer, self.answered_in, self.misses) = (Some(now), answer, 0);
     }
 
+    /// Whether it may be given another patience. A longer one is no sign of life: a server that is away has to answer first.
+    pub fn may_be_given(&self, away_after: Duration, now: Moment) -> bool {
+        away_after <= self.away_after || self.liveness(now) != Liveness::Away
+    }
+
     /// How long it has been away for certain: never longer than it was.
     pub fn out_for(&self, now: Moment) -> Duration {
         if self.misses == 0 { Duration::ZERO } else { now.saturating_sub(self.out_since) }
@@ -232,5 +237,26 @@ impl Observed {
 
     pub fn tunnel(&self, namespace: &NamespaceId) -> Option<Tunnel> {
         self.namespaces.get(namespace).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_longer_patience_brings_no_dead_server_to_life() {
+        let [short, long] = [4, 60].map(Duration::from_secs);
+        let at = Moment::from_secs;
+        let mut server = Server::new(short, at(100));
+        server.asked(at(101), Some(Duration::from_millis(1)));
+        assert!(server.may_be_given(long, at(102)));
+        [103, 105].into_iter().for_each(|second| server.asked(at(second), None));
+        assert!(server.may_be_given(long, at(104)), "it is not away yet");
+        assert_eq!(server.liveness(at(106)), Liveness::Away);
+        assert!(!server.may_be_given(long, at(106)));
+        assert!(server.may_be_given(short / 2, at(106)), "a shorter one leaves it dead");
+        server.asked(at(107), Some(Duration::from_millis(1)));
+        assert!(server.may_be_given(long, at(107)));
     }
 }

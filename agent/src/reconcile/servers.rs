@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_shared::gateway::Gateway;
 use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Liveness, Moment, Observed, Server, Tunnel};
+use moorline_shared::observed::{Liveness, Observed, Server, Tunnel};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -25,7 +24,7 @@ impl Reconciler {
         let (gateways, servers, now) = (&self.desired.objects.gateways, &self.servers, (self.clock)());
         let as_asked = |id: &NamespaceId| {
             gateways.get(&id.target.gateway).zip(servers.get(id)).is_none_or(|(gateway, server)| {
-                server.away_after == gateway.away_after || must_answer(server, gateway, now)
+                server.away_after == gateway.away_after || !server.may_be_given(gateway.away_after, now)
             })
         };
         self.probers.retain(|id, prober| {
@@ -54,7 +53,7 @@ impl Reconciler {
             };
             let now = (self.clock)();
             let server = self.servers.entry(id.clone()).or_insert_with(|| Server::new(gateway.away_after, now));
-            if !must_answer(server, gateway, now) {
+            if server.may_be_given(gateway.away_after, now) {
                 server.away_after = gateway.away_after;
             }
             self.probers.insert(
@@ -128,11 +127,6 @@ impl Reconciler {
         }
         changed
     }
-}
-
-/// A longer patience is no sign of life: a server that is away has to answer before it is given that.
-fn must_answer(server: &Server, gateway: &Gateway, now: Moment) -> bool {
-    server.liveness(now) == Liveness::Away && server.away_after < gateway.away_after
 }
 
 /// Each look costs a process, so there are fewer of them than questions to servers.
