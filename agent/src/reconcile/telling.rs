@@ -71,6 +71,10 @@ impl Reconciler {
             }
             self.said_servers.insert(namespace.clone(), liveness);
             let namespace = namespace.clone();
+            if liveness == Liveness::Alive {
+                // What its next outage costs is to be told again.
+                self.said_aborting.retain(|superblock| superblock.namespace != namespace);
+            }
             self.tell(&match liveness {
                 Liveness::Away => Happening::ServerAway { namespace, silent: server.silence(now) },
                 Liveness::Alive | Liveness::Unknown => Happening::ServerAlive { namespace },
