@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Tell what happened on this node lately: publications, servers, failovers, and what was lost.
     Events(Events),
+    /// Print the CustomResourceDefinitions of Gateway and Share, for `kubectl apply -f -`.
+    Crds,
 }
 
 #[derive(Debug, Args)]

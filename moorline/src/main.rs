@@ -19,6 +19,7 @@ use cli::{Agent, Cli, Command, LogFormat};
 use exit::Exit;
 use moorline_agent::app::{self, Settings};
 use moorline_agent::{hands, killpoint};
+use moorline_control::crds;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Agent(agent) => run_agent(agent),
         Command::Status(status) => status::run(&status),
         Command::Events(events) => events::run(&events),
+        Command::Crds => output::run(async { output::print(&crds::yaml()?) }),
     };
     exit.into()
 }

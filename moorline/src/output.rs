@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use moorline_agent::api::AskError;
+use moorline_control::crds::WriteError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
@@ -38,7 +39,9 @@ pub(crate) fn run(command: impl Future<Output = Result<(), Failure>>) -> Exit {
             eprintln!("moorline: {}", moorline_agent::chain(&failure));
             match failure {
                 Failure::Late | Failure::Ask(AskError::Connect { .. } | AskError::Ended(_)) => Exit::NoAgent,
-                Failure::Ask(_) | Failure::Write(_) | Failure::Json(_) | Failure::Signals(_) => Exit::Failed,
+                Failure::Ask(_) | Failure::Write(_) | Failure::Json(_) | Failure::Crds(_) | Failure::Signals(_) => {
+                    Exit::Failed
+                }
             }
         }
     }
@@ -54,6 +57,8 @@ pub(crate) enum Failure {
     Write(#[from] io::Error),
     #[error("write as JSON")]
     Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Crds(#[from] WriteError),
     #[error("wait for signals")]
     Signals(#[source] io::Error),
 }

@@ -14,6 +14,8 @@ pub mod observed;
 pub mod plan;
 pub mod publication;
 pub mod report;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod share;
 pub mod sub_path;
 pub mod yaml;

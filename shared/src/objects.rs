@@ -122,7 +122,7 @@ fn same_mount(old: &Share, new: &Share) -> bool {
 
 impl Located {
     fn problem(&self, field: &str, message: String) -> Problem {
-        Problem { file: self.file.clone(), line: Some(self.line), field: field.to_owned(), message }
+        Problem { file: self.file.clone(), line: self.line, field: field.to_owned(), message }
     }
 }
 

@@ -47,20 +47,27 @@ impl fmt::Display for Problem {
     }
 }
 
-/// An object with the file and line where it begins, for problems that show only beside other objects.
+/// An object with where it stands, for problems that show only beside other objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located {
     pub object: Object,
     pub file: String,
-    pub line: u64,
+    /// Where it begins in its file, if it stands in one.
+    pub line: Option<u64>,
 }
 
 /// All objects of one file, or the first problem in it: a file is taken whole or not at all.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Located>, Problem> {
-    documents(text)
-        .map(|(line, document)| Document { file, line, text: document }.parse())
-        .filter_map(Result::transpose)
-        .collect()
+    documents(text).map(|(line, document)| Document { file, line, text: document }.parse()).collect()
+}
+
+/// One object that stands in no file, and is known by another name: its lines say nothing to anybody.
+pub fn parse_object(name: &str, text: &str) -> Result<Located, Problem> {
+    let document = Document { file: name, line: 1, text: text.to_owned() };
+    match document.parse() {
+        Ok(located) => Ok(Located { line: None, ..located }),
+        Err(problem) => Err(Problem { line: None, ..problem }),
+    }
 }
 
 /// The documents of a stream, each behind as many empty lines as stand before it, so that positions stay true.
@@ -88,7 +95,7 @@ struct Document<'a> {
 }
 
 impl Document<'_> {
-    fn parse(&self) -> Result<Option<Located>, Problem> {
+    fn parse(&self) -> Result<Located, Problem> {
         let header: Header = self.read()?;
         if header.api_version.value != API_VERSION {
             return Err(self.problem(
@@ -108,7 +115,7 @@ impl Document<'_> {
                 ));
             }
         };
-        Ok(Some(Located { object, file: self.file.to_owned(), line: self.line }))
+        Ok(Located { object, file: self.file.to_owned(), line: Some(self.line) })
     }
 
     fn name(&self, metadata: &RawMetadata) -> Result<Name, Problem> {

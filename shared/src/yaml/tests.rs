@@ -33,7 +33,7 @@ fn problem(text: &str) -> String {
 #[test]
 fn a_file_of_several_documents_is_read() {
     let objects = parse("f.yaml", &format!("---\n{GATEWAY}---\n# nothing here\n---\n{SHARE}")).unwrap();
-    assert_eq!(objects.iter().map(|o| o.line).collect::<Vec<_>>(), [2, 20]);
+    assert_eq!(objects.iter().map(|o| o.line).collect::<Vec<_>>(), [Some(2), Some(20)]);
     let Object::Gateway(gateway) = &objects[0].object else { panic!("{objects:?}") };
     assert!(gateway.shared_data);
     let Path::Tunnel(tunnel) = &gateway.path else { panic!("{gateway:?}") };

@@ -1,0 +1,129 @@
+//! The kinds that people write, as an API server is told of them.
+
+use kube_core::schema::StructuralSchemaRewriter;
+use moorline_shared::schema::{GatewaySpec, ShareSpec};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+const GROUP: &str = "moorline.io";
+const VERSION: &str = "v1alpha1";
+
+#[derive(Debug, thiserror::Error)]
+#[error("write the CustomResourceDefinitions as YAML")]
+pub struct WriteError(#[from] serde_saphyr::ser::Error);
+
+/// The CustomResourceDefinitions of this version, for `kubectl apply`.
+pub fn yaml() -> Result<String, WriteError> {
+    let mut yaml = String::new();
+    for kind in [gateway(), share()] {
+        if !yaml.is_empty() {
+            yaml.push_str("---\n");
+        }
+        yaml.push_str(&serde_saphyr::to_string(&kind)?);
+    }
+    Ok(yaml)
+}
+
+fn gateway() -> Value {
+    let columns = json!([
+        {"name": "Path", "type": "string", "jsonPath": ".spec.path"},
+        {"name": "Targets", "type": "string", "jsonPath": ".spec.targets[*].name"},
+        age(),
+    ]);
+    definition("Gateway", "gateways", "mgw", &columns, spec::<GatewaySpec>())
+}
+
+fn share() -> Value {
+    let columns = json!([
+        {"name": "Gateway", "type": "string", "jsonPath": ".spec.gateway"},
+        {"name": "Export", "type": "string", "jsonPath": ".spec.export"},
+        {"name": "Access", "type": "string", "jsonPath": ".spec.access"},
+        {"name": "Policy", "type": "string", "jsonPath": ".spec.policy"},
+        age(),
+    ]);
+    definition("Share", "shares", "msh", &columns, spec::<ShareSpec>())
+}
+
+fn age() -> Value {
+    json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
+}
+
+fn definition(kind: &str, plural: &str, short: &str, columns: &Value, spec: Value) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{GROUP}")},
+        "spec": {
+            "group": GROUP,
+            "scope": "Cluster",
+            "names": {
+                "kind": kind,
+                "plural": plural,
+                "singular": kind.to_lowercase(),
+                "shortNames": [short],
+                "categories": ["moorline"],
+            },
+            "versions": [{
+                "name": VERSION,
+                "served": true,
+                "storage": true,
+                "additionalPrinterColumns": columns,
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "required": ["spec"],
+                    "properties": {"spec": spec},
+                    // Names of ours are parts of file names, and of each other.
+                    "x-kubernetes-validations": [{
+                        "rule": "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+                        "message": "the name must be a DNS label: 63 characters at most, and no '.'",
+                    }],
+                }},
+            }],
+        },
+    })
+}
+
+/// A schema as CustomResourceDefinitions have it: everything in its place, and no references.
+fn spec<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::openapi3().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let schema = settings.with_transform(StructuralSchemaRewriter).into_generator().into_root_schema_for::<T>();
+    let mut schema = schema.to_value();
+    tidy(&mut schema);
+    schema
+}
+
+/// What is not given is left out, and never null; formats and titles of Rust's say nothing to an API server.
+fn tidy(schema: &mut Value) {
+    let Value::Object(fields) = schema else { return };
+    fields.remove("nullable");
+    fields.remove("title");
+    fields.remove("format");
+    if let Some(values) = fields.get_mut("enum").and_then(Value::as_array_mut) {
+        values.retain(|value| !value.is_null());
+    }
+    if let Some(properties) = fields.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(tidy);
+    }
+    if let Some(items) = fields.get_mut("items") {
+        tidy(items);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifests_hold_what_this_version_knows() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/crds.yaml");
+        let there = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(
+            there == yaml().unwrap(),
+            "manifests/crds.yaml is of another version: moorline crds >manifests/crds.yaml"
+        );
+    }
+}
