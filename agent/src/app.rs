@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use moorline_shared::happening::Happening;
 use moorline_shared::plan::Jitter;
 use nix::fcntl::{Flock, FlockArg};
@@ -22,7 +22,7 @@ use tonic::transport::Server;
 use tracing::{error, info, warn};
 
 use crate::api::{self, Api};
-use crate::config::Directory;
+use crate::config::{Directory, Reading};
 use crate::csi::{self, proto, registration_proto};
 use crate::door::Door;
 use crate::host::{Host, Linux, StepError};
@@ -30,7 +30,7 @@ use crate::identity;
 use crate::kube;
 use crate::logind;
 use crate::paths::Paths;
-use crate::reconcile::{Event, Habits, Reconciler};
+use crate::reconcile::{Event, Habits, Reconciler, chain};
 use crate::telemetry;
 use crate::window::Window;
 
@@ -79,7 +79,7 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let mut directory = Directory::new(settings.config.clone());
     let config_error = |error| AppError::Config(settings.config.display().to_string(), error);
     // Watched before it is read: what changes in between is read again.
-    let mut changes = directory.changes().map_err(config_error)?;
+    let changes = directory.changes().map_err(config_error)?;
     // Held until the process has ended, and with it the last packet of its tunnels.
     std::mem::forget(lock(&paths).await?);
 
@@ -104,24 +104,19 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let (node, host) = (settings.node.clone(), Arc::new(host));
     let reconciler = Reconciler::new(node, habits, host, clock.clone(), events.clone(), window.clone())
         .map_err(AppError::Prepare)?;
-    let reading = directory.read().map_err(config_error)?;
+    let files = directory.read().map_err(config_error)?;
+    let client = cluster();
+    let in_cluster = if kube::in_cluster() { kube::objects::unheard() } else { Reading::default() };
     // The channel is empty and the loop owns its other end.
-    let _ = events.send(Event::Objects(reading)).await;
+    let _ = events.send(Event::Objects(files.and(&in_cluster))).await;
     let mut reconciling = tokio::spawn(reconciler.run(inbox));
 
-    let reader = events.clone();
-    tokio::spawn(async move {
-        while changes.next().await.is_some() {
-            match directory.read() {
-                Ok(reading) => drop(reader.send(Event::Objects(reading)).await),
-                Err(error) => error!("read the objects again: {error}; what was running goes on"),
-            }
-        }
-    });
-    if kube::in_cluster() {
-        tokio::spawn(kube::watch(settings.node.clone(), clock, wall_clock(), events.clone()));
-    } else {
-        info!("not in a cluster: of pods' deletions only those are known that the agent's socket is told of");
+    let (readings, in_cluster_later) = mpsc::channel(1);
+    let said = Said { files, in_cluster };
+    tokio::spawn(tell_objects(said, directory, changes, in_cluster_later, events.clone()));
+    if let Some(client) = client {
+        tokio::spawn(kube::objects::watch(client.clone(), readings));
+        tokio::spawn(kube::pods::watch(client, settings.node.clone(), clock, wall_clock(), events.clone()));
     }
     tokio::spawn(logind::watch(events.clone()));
     let mut serving = serve(&settings, &paths, &Api { door, window: window.clone() })?;
@@ -145,6 +140,52 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
             Some(Ok(Err(error))) => Err(AppError::Serve(error)),
             _ => Err(AppError::Sockets),
         },
+    }
+}
+
+/// The API server, if there is one to be asked. An agent without it takes care of what its files say.
+fn cluster() -> Option<::kube::Client> {
+    if !kube::in_cluster() {
+        info!("not in a cluster: of pods' deletions only those are known that the agent's socket is told of");
+        return None;
+    }
+    let client = kube::connect();
+    let warned = client.inspect_err(|error| {
+        warn!("{}: objects in the cluster and pods' deletions are not known", chain(error));
+    });
+    warned.ok()
+}
+
+/// What was last read of each source of objects.
+struct Said {
+    files: Reading,
+    in_cluster: Reading,
+}
+
+/// Tells the loop of every change of the objects, until it has ended.
+async fn tell_objects(
+    mut said: Said,
+    mut directory: Directory,
+    mut changes: impl Stream<Item = ()> + Unpin,
+    mut in_cluster: mpsc::Receiver<Reading>,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        // Both may be waited for again: neither loses what it has not yet handed over.
+        tokio::select! {
+            Some(()) = changes.next() => match directory.read() {
+                Ok(files) => said.files = files,
+                Err(error) => {
+                    error!("read the objects again: {error}; what was running goes on");
+                    continue;
+                }
+            },
+            Some(objects) = in_cluster.recv() => said.in_cluster = objects,
+            else => return,
+        }
+        if events.send(Event::Objects(said.files.and(&said.in_cluster))).await.is_err() {
+            return;
+        }
     }
 }
 

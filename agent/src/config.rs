@@ -18,43 +18,71 @@ pub(crate) struct Reading {
     pub(crate) incomplete: bool,
 }
 
-/// What each file last said without an error.
-#[derive(Debug)]
-pub(crate) struct Directory {
-    path: PathBuf,
-    good: BTreeMap<String, Vec<Located>>,
+impl Reading {
+    /// What two sources say together.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        Self {
+            objects: self.objects.iter().chain(&other.objects).cloned().collect(),
+            problems: self.problems.iter().chain(&other.problems).cloned().collect(),
+            incomplete: self.incomplete || other.incomplete,
+        }
+    }
 }
 
-impl Directory {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, good: BTreeMap::new() }
-    }
+/// What each file, or whatever else holds objects, last said without an error.
+#[derive(Debug, Default)]
+pub(crate) struct Good(BTreeMap<String, Vec<Located>>);
 
-    /// Reads all files anew. Of a bad one, what it said before stays in force; one that is gone says nothing.
-    pub(crate) fn read(&mut self) -> io::Result<Reading> {
+impl Good {
+    /// Of a bad one, what it said before stays in force; one that is gone says nothing.
+    pub(crate) fn take_in(
+        &mut self,
+        said: impl IntoIterator<Item = (String, Result<Vec<Located>, Problem>)>,
+    ) -> Reading {
         let mut reading = Reading::default();
         let mut next = BTreeMap::new();
-        for (name, text) in self.texts()? {
-            let unreadable = |error| Problem {
-                file: name.clone(),
-                line: None,
-                field: String::new(),
-                message: format!("can't be read: {error}"),
-            };
-            match text.map_err(unreadable).and_then(|text| parse(&name, &text)) {
+        for (name, objects) in said {
+            match objects {
                 Ok(objects) => drop(next.insert(name, objects)),
                 Err(problem) => {
                     reading.problems.push(problem);
-                    match self.good.remove(&name) {
+                    match self.0.remove(&name) {
                         Some(before) => drop(next.insert(name, before)),
                         None => reading.incomplete = true,
                     }
                 }
             }
         }
-        self.good = next;
-        reading.objects = self.good.values().flatten().cloned().collect();
-        Ok(reading)
+        self.0 = next;
+        reading.objects = self.0.values().flatten().cloned().collect();
+        reading
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    good: Good,
+}
+
+impl Directory {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, good: Good::default() }
+    }
+
+    /// Reads all files anew.
+    pub(crate) fn read(&mut self) -> io::Result<Reading> {
+        let parsed = self.texts()?.into_iter().map(|(name, text)| {
+            let unreadable = |error| Problem {
+                file: name.clone(),
+                line: None,
+                field: String::new(),
+                message: format!("can't be read: {error}"),
+            };
+            let objects = text.map_err(unreadable).and_then(|text| parse(&name, &text));
+            (name, objects)
+        });
+        Ok(self.good.take_in(parsed))
     }
 
     /// All files of one version: a ConfigMap's are kept in a directory that a link is swapped to, and what leads there by

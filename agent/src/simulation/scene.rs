@@ -128,7 +128,7 @@ impl Scene {
 }
 
 pub(super) fn located(object: Object) -> Located {
-    Located { object, file: "objects.yaml".into(), line: 1 }
+    Located { object, file: "objects.yaml".into(), line: Some(1) }
 }
 
 /// All names here are good ones.
