@@ -67,7 +67,7 @@ fn publication_report(publication: &Publication, observed: &Observed) -> Publica
     PublicationReport {
         id: publication.id().to_string(),
         share: publication.share.to_string(),
-        sub_path: publication.sub_path.clone(),
+        sub_dir: publication.sub_dir.clone(),
         namespace: publication.pod.namespace.clone(),
         pod: publication.pod.name.clone(),
         pod_uid: publication.pod.uid.clone(),

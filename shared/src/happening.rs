@@ -329,11 +329,11 @@ struct Volume<'a>(&'a Publication);
 
 impl fmt::Display for Volume<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Publication { share, sub_path, read_only, pod, node, target_path, .. } = self.0;
+        let Publication { share, sub_dir, read_only, pod, node, target_path, .. } = self.0;
         let mode = if *read_only { "read-only" } else { "read-write" };
-        match sub_path {
+        match sub_dir {
             None => write!(f, "Share {share} ({mode})")?,
-            Some(sub_path) => write!(f, "{sub_path} of Share {share} ({mode})")?,
+            Some(sub_dir) => write!(f, "{sub_dir} of Share {share} ({mode})")?,
         }
         if *node {
             write!(f, " for the node, at {target_path}")
@@ -429,7 +429,7 @@ mod tests {
             volume_id: "v".into(),
             target_path: "/var/lib/kubelet/pods/u/volumes/v/mount".into(),
             share: "ckpt".parse().unwrap(),
-            sub_path: None,
+            sub_dir: None,
             read_only: false,
             pod: Pod { namespace: "training".into(), name: "job".into(), uid: "u".into() },
             node: false,

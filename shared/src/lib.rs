@@ -17,5 +17,5 @@ pub mod report;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod share;
-pub mod sub_path;
+pub mod sub_dir;
 pub mod yaml;

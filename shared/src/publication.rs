@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{PublicationId, User};
 use crate::name::Name;
 use crate::share::{Access, Share};
-use crate::sub_path::SubPath;
+use crate::sub_dir::SubDir;
 
 /// Kept as a file in the run directory from before the first mount until after the last detach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct Publication {
     pub share: Name,
     /// The directory of the share that is shown; none is the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sub_path: Option<SubPath>,
+    pub sub_dir: Option<SubDir>,
     pub read_only: bool,
     /// Nobody's, for a node mount.
     pub pod: Pod,
@@ -56,7 +56,7 @@ impl Publication {
             volume_id: String::new(),
             target_path: share.node_mount.as_ref()?.to_string(),
             share: share.name.clone(),
-            sub_path: None,
+            sub_dir: None,
             read_only: share.access == Access::ReadOnly,
             pod: Pod::default(),
             node: true,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
-use crate::sub_path::SubPath;
+use crate::sub_dir::SubDir;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,7 +68,7 @@ pub struct PublicationReport {
     pub share: String,
     /// The directory of the share that is shown; none is the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sub_path: Option<SubPath>,
+    pub sub_dir: Option<SubDir>,
     pub namespace: String,
     pub pod: String,
     pub pod_uid: String,

@@ -85,9 +85,9 @@ impl Draft {
 
     /// The same with a directory of the share alone.
     #[track_caller]
-    pub fn with_part(self, node: &Node, agent: &Agent, share: &str, sub_path: &str, read_only: bool) -> Self {
+    pub fn with_part(self, node: &Node, agent: &Agent, share: &str, sub_dir: &str, read_only: bool) -> Self {
         let mut volume = volume(node, &self.name, share, read_only);
-        volume.attributes.push(("subPath".into(), sub_path.into()));
+        volume.attributes.push(("subDir".into(), sub_dir.into()));
         publish(agent, &volume);
         let bind = Bind::new(&volume.target, format!("/mnt/{share}"));
         let mut draft = self.with_bind(if read_only { bind.read_only() } else { bind });

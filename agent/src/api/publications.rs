@@ -4,7 +4,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication};
-use moorline_shared::sub_path::SubPath;
+use moorline_shared::sub_dir::SubDir;
 use serde::Deserialize;
 use serde_json::json as value;
 
@@ -12,13 +12,13 @@ use super::{Api, body, query};
 use crate::http::{Body, json};
 use crate::reconcile::Denied;
 
-const EXPECTED: &str = "{\"share\": NAME, \"targetPath\": PATH, \"readOnly\": BOOL, \"pod\": {\"namespace\": NAME, \"name\": NAME, \"uid\": UID}}, with \"subPath\" for a directory of the share, and \"volumeId\" if there is one";
+const EXPECTED: &str = "{\"share\": NAME, \"targetPath\": PATH, \"readOnly\": BOOL, \"pod\": {\"namespace\": NAME, \"name\": NAME, \"uid\": UID}}, with \"subDir\" for a directory of the share, and \"volumeId\" if there is one";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Wanted {
     share: Name,
-    sub_path: Option<SubPath>,
+    sub_dir: Option<SubDir>,
     target_path: String,
     read_only: bool,
     pod: Pod,
@@ -27,9 +27,9 @@ struct Wanted {
 }
 
 impl From<Wanted> for Publication {
-    fn from(Wanted { share, sub_path, target_path, read_only, pod, volume_id }: Wanted) -> Self {
+    fn from(Wanted { share, sub_dir, target_path, read_only, pod, volume_id }: Wanted) -> Self {
         let volume_id = volume_id.unwrap_or_default();
-        Self { volume_id, target_path, share, sub_path, read_only, pod, node: false, wanted: true }
+        Self { volume_id, target_path, share, sub_dir, read_only, pod, node: false, wanted: true }
     }
 }
 

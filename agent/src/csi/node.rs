@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication};
-use moorline_shared::sub_path::SubPath;
+use moorline_shared::sub_dir::SubDir;
 use tonic::{Request, Response, Status};
 
 use super::proto;
@@ -18,7 +18,7 @@ pub(crate) struct Node {
 
 /// What a volume may say of itself. Everything else is refused by name.
 const SHARE: &str = "share";
-const SUB_PATH: &str = "subPath";
+const SUB_DIR: &str = "subDir";
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
 const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
@@ -61,7 +61,7 @@ impl Node {
             volume_id: request.volume_id,
             target_path: request.target_path,
             share: attributes.share,
-            sub_path: attributes.sub_path,
+            sub_dir: attributes.sub_dir,
             read_only: request.readonly,
             pod: attributes.pod,
             node: false,
@@ -84,7 +84,7 @@ fn status(denied: Denied) -> Status {
 
 struct Attributes {
     share: Name,
-    sub_path: Option<SubPath>,
+    sub_dir: Option<SubDir>,
     pod: Pod,
 }
 
@@ -96,9 +96,9 @@ impl Attributes {
         let share =
             share.parse().map_err(|error| Status::invalid_argument(format!("volumeAttributes.share: {error}")))?;
         // An empty one is what a template leaves that was given none.
-        let sub_path = context.remove(SUB_PATH).filter(|path| !path.is_empty());
-        let sub_path = sub_path
-            .map(|path| path.parse::<SubPath>().map_err(|error| format!("volumeAttributes.subPath: {error}")))
+        let sub_dir = context.remove(SUB_DIR).filter(|path| !path.is_empty());
+        let sub_dir = sub_dir
+            .map(|path| path.parse::<SubDir>().map_err(|error| format!("volumeAttributes.subDir: {error}")))
             .transpose()
             .map_err(Status::invalid_argument)?;
         let mut pod = |key: &str, meaning: &str| {
@@ -116,10 +116,10 @@ impl Attributes {
         let mut unknown: Vec<&String> = context.keys().filter(|key| !IGNORED.contains(&key.as_str())).collect();
         unknown.sort();
         if unknown.is_empty() {
-            Ok(Self { share, sub_path, pod })
+            Ok(Self { share, sub_dir, pod })
         } else {
             Err(Status::invalid_argument(format!(
-                "volumeAttributes {unknown:?} are not known; known are `share` and `subPath`"
+                "volumeAttributes {unknown:?} are not known; known are `share` and `subDir`"
             )))
         }
     }

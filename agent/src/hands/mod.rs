@@ -26,7 +26,7 @@ use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::plan::Tuning;
 use moorline_shared::publication::Publication;
 use moorline_shared::share::MountOptions;
-use moorline_shared::sub_path::SubPath;
+use moorline_shared::sub_dir::SubDir;
 use moorline_sys::mountinfo::Mount as Mounted;
 use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
@@ -149,7 +149,7 @@ pub struct Mount {
 pub struct Publish {
     pub superblock: SuperblockId,
     pub target_path: PathBuf,
-    pub sub_path: Option<SubPath>,
+    pub sub_dir: Option<SubDir>,
     pub read_only: bool,
     pub node: bool,
 }

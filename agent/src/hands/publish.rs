@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moorline_shared::sub_path::SubPath;
+use moorline_shared::sub_dir::SubDir;
 use moorline_sys::mount;
 use moorline_sys::mountinfo::Attributes;
 use rustix::fd::OwnedFd;
@@ -31,7 +31,7 @@ pub(super) fn publish(paths: &Paths, wanted: &Publish) -> Result<(), Failure> {
 /// Of the share's root, or of a directory below it.
 fn clone_of_share(paths: &Paths, wanted: &Publish) -> Result<OwnedFd, Failure> {
     let base = paths.base(&wanted.superblock);
-    let Some(sub_path) = &wanted.sub_path else {
+    let Some(sub_dir) = &wanted.sub_dir else {
         return mount::clone(&base).map_err(doing(format!("clone {}", base.display())));
     };
     let root = open_path(&base).map_err(doing(format!("open {}", base.display())))?;
@@ -39,16 +39,16 @@ fn clone_of_share(paths: &Paths, wanted: &Publish) -> Result<OwnedFd, Failure> {
     // What lies on the server is others' to make: it must not lead elsewhere.
     let resolve =
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let directory = openat2(&root, sub_path.as_path(), flags, Mode::empty(), resolve)
-        .map_err(|error| explain(wanted, sub_path, error))?;
-    mount::clone_at(&directory, Path::new("")).map_err(doing(format!("clone {sub_path} of {}", base.display())))
+    let directory = openat2(&root, sub_dir.as_path(), flags, Mode::empty(), resolve)
+        .map_err(|error| explain(wanted, sub_dir, error))?;
+    mount::clone_at(&directory, Path::new("")).map_err(doing(format!("clone {sub_dir} of {}", base.display())))
 }
 
-fn explain(wanted: &Publish, sub_path: &SubPath, error: Errno) -> Failure {
+fn explain(wanted: &Publish, sub_dir: &SubDir, error: Errno) -> Failure {
     let (share, target) = (&wanted.superblock.share, &wanted.superblock.namespace.target);
-    let what = format!("open {sub_path} of Share {share}, the volume's subPath, on the server at {target}");
+    let what = format!("open {sub_dir} of Share {share}, the volume's subDir, on the server at {target}");
     let cure = match error {
-        Errno::NOENT => "there is no such directory: make it there, or correct the subPath",
+        Errno::NOENT => "there is no such directory: make it there, or correct the subDir",
         Errno::NOTDIR => "that is no directory: name one that is",
         Errno::LOOP => "a part of it is a symlink, and none is followed: name the directory that it stands for",
         Errno::XDEV => "it lies on another file system of the server: export that, and make it a Share",

@@ -247,7 +247,7 @@ impl Host {
                     Work::Publish(Publish {
                         superblock: superblock.clone(),
                         target_path,
-                        sub_path: publication.sub_path.clone(),
+                        sub_dir: publication.sub_dir.clone(),
                         read_only: publication.read_only,
                         node: publication.node,
                     }),

@@ -224,7 +224,7 @@ fn strays(
             volume_id: String::new(),
             target_path: mount.mount_point.to_str()?.to_owned(),
             share: superblock.map_or_else(Name::unknown, |superblock| superblock.share.clone()),
-            sub_path: None,
+            sub_dir: None,
             read_only: superblock.is_none_or(|superblock| !superblock.user.writes()),
             pod: Pod { namespace: String::new(), name: uid.clone(), uid },
             node: false,

@@ -43,7 +43,7 @@ fn full_report() -> Report {
             copies: 3,
         }],
         publications: vec![PublicationReport {
-            sub_path: None,
+            sub_dir: None,
             node: false,
             id: "00".into(),
             share: "data".into(),

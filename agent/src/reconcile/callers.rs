@@ -333,7 +333,7 @@ mod tests {
             volume_id: "v".into(),
             target_path: "/var/lib/kubelet/pods/u/mount".into(),
             share: "data".parse().unwrap(),
-            sub_path: None,
+            sub_dir: None,
             read_only,
             pod: Pod { namespace: "a".into(), name: "p".into(), uid: "u".into() },
             node: false,
@@ -343,7 +343,7 @@ mod tests {
         assert!(is_call_for(&reads, &reads) && is_call_for(&writes, &writes));
         assert!(is_call_for(&writes, &reads), "its Share was ReadOnly when it was asked for");
         assert!(!is_call_for(&reads, &writes), "who may only read gets nothing to write to");
-        let part = Publication { sub_path: Some("a".parse().unwrap()), ..writes.clone() };
+        let part = Publication { sub_dir: Some("a".parse().unwrap()), ..writes.clone() };
         assert!(!is_call_for(&part, &writes), "another directory");
         let other = Publication { share: "other".parse().unwrap(), ..writes.clone() };
         assert!(!is_call_for(&other, &writes), "another Share");

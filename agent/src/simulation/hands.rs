@@ -327,7 +327,7 @@ impl Hand {
         let mut world = self.world.lock();
         let attributes = Attributes { read_only: wanted.read_only, no_suid: true, no_dev: true, no_exec: false };
         let id = PublicationId::of(&target.to_string_lossy());
-        let source = wanted.sub_path.as_ref().map_or(base.source.clone(), |part| base.source.join(part.as_path()));
+        let source = wanted.sub_dir.as_ref().map_or(base.source.clone(), |part| base.source.join(part.as_path()));
         let clone = Detached { device: base.device, attributes, source };
         world.judge_shown(&clone, id);
         let mount = world.number();

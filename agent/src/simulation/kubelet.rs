@@ -234,7 +234,7 @@ impl Kubelet {
                 volume_id: format!("v{}", self.slot),
                 target_path: self.target.display().to_string(),
                 share: share.name.clone(),
-                sub_path: slot.part.map(|part| part.parse().expect("a directory")),
+                sub_dir: slot.part.map(|part| part.parse().expect("a directory")),
                 read_only,
                 pod: Pod { namespace: slot.namespace.into(), name: format!("pod{}", self.slot), uid: self.uid.clone() },
                 node: false,

@@ -28,7 +28,7 @@ pub(super) fn bad_volumes_are_refused() {
     pod.reads("a", seconds(30));
 
     let good = || volume(&node, "bad", "datasets", true);
-    let part = |path: &str| Volume { attributes: vec![("subPath".into(), path.into())], ..good() };
+    let part = |path: &str| Volume { attributes: vec![("subDir".into(), path.into())], ..good() };
     let full = volume(&node, "full", "datasets", true);
     let kept = full.target.join("kept");
     fs::create_dir_all(&full.target).and_then(|()| fs::write(&kept, b"somebody's")).expect("a file at a target");

@@ -56,7 +56,7 @@ pub(super) fn a_part_stays_a_part() {
     pod.writes(seconds(30));
     holds_parts_of(&pod, &a);
     let listed = agent.status()["publications"].to_string();
-    assert!(listed.contains("\"subPath\":\"deep/part\""), "{listed}");
+    assert!(listed.contains("\"subDir\":\"deep/part\""), "{listed}");
 
     a.die();
     pod.reads("b", RECOVERY);

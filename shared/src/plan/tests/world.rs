@@ -56,7 +56,7 @@ impl World {
             volume_id: if node { String::new() } else { format!("v{slot}") },
             target_path: if node { "/mnt/node".to_owned() } else { format!("/pods/{slot}") },
             share: if slot < 2 { "data" } else { "checkpoints" }.parse().unwrap(),
-            sub_path: None,
+            sub_dir: None,
             read_only: slot < 2,
             pod: if node { Pod::default() } else { Pod { uid: slot.to_string(), ..Pod::default() } },
             node,
