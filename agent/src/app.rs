@@ -104,6 +104,7 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let (node, host) = (settings.node.clone(), Arc::new(host));
     let reconciler = Reconciler::new(node, habits, host, clock.clone(), events.clone(), window.clone())
         .map_err(AppError::Prepare)?;
+    let claims = reconciler.claims();
     let files = directory.read().map_err(config_error)?;
     let client = cluster();
     let in_cluster = if kube::in_cluster() { kube::objects::unheard() } else { Reading::default() };
@@ -116,6 +117,8 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     tokio::spawn(tell_objects(said, directory, changes, in_cluster_later, events.clone()));
     if let Some(client) = client {
         tokio::spawn(kube::objects::watch(client.clone(), readings));
+        let leases = kube::leases::keep(client.clone(), settings.node.clone(), claims, wall_clock(), events.clone());
+        tokio::spawn(leases);
         tokio::spawn(kube::pods::watch(client, settings.node.clone(), clock, wall_clock(), events.clone()));
     }
     tokio::spawn(logind::watch(events.clone()));

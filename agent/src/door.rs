@@ -4,7 +4,7 @@ use moorline_shared::publication::{Pod, Publication, check_target_path};
 use moorline_shared::report::Report;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::reconcile::{Denied, Event, Reply};
+use crate::reconcile::{Denied, Event, Reply, VolumeState};
 
 #[derive(Clone)]
 pub(crate) struct Door {
@@ -33,6 +33,13 @@ impl Door {
     pub(crate) async fn unpublish(&self, target_path: String) -> Result<(), Denied> {
         self.check(&target_path)?;
         self.ask(|reply| Event::Unpublish { target_path, reply }).await
+    }
+
+    /// How a volume is: from what was seen last, and never from a server itself.
+    pub(crate) async fn volume(&self, target_path: String) -> Result<VolumeState, Denied> {
+        let (reply, state) = oneshot::channel();
+        self.send(Event::Volume { target_path, reply }).await?;
+        state.await.map_err(|_| stopping())?
     }
 
     pub(crate) async fn report(&self) -> Result<Report, Denied> {

@@ -1,11 +1,13 @@
 //! The one loop: snapshot, plan, steps, observation.
 
 mod callers;
+mod claims;
 mod orphans;
 mod servers;
 mod setbacks;
 mod shutdown;
 mod telling;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -15,26 +17,31 @@ use std::time::Duration;
 use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use moorline_shared::name::Name;
-use moorline_shared::observed::{Deletion, Liveness, Moment, Observed, Pods, Server};
+use moorline_shared::observed::{Deletion, Leases, Liveness, Moment, Observed, Pods, Server};
 use moorline_shared::plan::{self, Desired, Jitter, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
+use moorline_shared::usage::Usage;
 use moorline_shared::yaml::Problem;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{debug, error};
 
 use crate::config::Reading;
-use crate::host::{Host, StepError};
+use crate::host::{Host, Look, StepError};
 use crate::report::report;
 use crate::window::Window;
 
 use callers::Waiter;
 pub(crate) use callers::{Denied, Reply};
+use claims::Claiming;
+pub(crate) use claims::Claims;
 use orphans::Orphans;
 use servers::Looker;
 use setbacks::Setbacks;
 use shutdown::Leaving;
+use volumes::Curious;
+pub(crate) use volumes::VolumeState;
 
 /// From one look at the host to the next, while something is published.
 const LOOK: Duration = Duration::from_millis(500);
@@ -52,6 +59,13 @@ pub(crate) enum Event {
         reply: Reply,
     },
     Report(oneshot::Sender<Report>),
+    /// How a volume is.
+    Volume {
+        target_path: String,
+        reply: oneshot::Sender<Result<VolumeState, Denied>>,
+    },
+    /// Which node has which volume, of those that only one may have.
+    Leases(Leases),
     /// All pods of the node, as the API server has them.
     Pods(Pods),
     /// Somebody says that a pod was asked to end, and how much grace it has.
@@ -77,7 +91,7 @@ pub(crate) enum Event {
     Looked {
         share: Name,
         epoch: u32,
-        stale: bool,
+        seen: Look,
     },
     Did {
         step: Step,
@@ -119,10 +133,14 @@ pub(crate) struct Reconciler {
     in_use: BTreeSet<Name>,
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
+    leases: Leases,
+    claims: Claiming,
     pods: Pods,
     /// Those that have volumes here and are not listed any more.
     gone: BTreeSet<String>,
     lookers: BTreeMap<(Name, u32), Looker>,
+    /// How full each share is, and when that was seen.
+    usage: BTreeMap<Name, (Moment, Usage)>,
     /// Since when each is.
     stale: BTreeMap<(Name, u32), Moment>,
     /// Until when a share is not tried again on a target that would not let it be mounted, if another may serve it.
@@ -131,6 +149,7 @@ pub(crate) struct Reconciler {
     busy: BTreeMap<Lane, Vec<Step>>,
     setbacks: Setbacks,
     waiters: BTreeMap<PublicationId, Vec<Waiter>>,
+    curious: Vec<Curious>,
     /// Superblocks whose end with an error was logged: it is repeated as long as they are held.
     said_aborting: BTreeSet<SuperblockId>,
     /// What of the round itself fails, in this round and in the last one: it is logged once.
@@ -182,14 +201,18 @@ impl Reconciler {
             in_use: BTreeSet::new(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
+            leases: Leases::default(),
+            claims: Claiming::default(),
             pods: Pods::default(),
             gone: BTreeSet::new(),
             lookers: BTreeMap::new(),
+            usage: BTreeMap::new(),
             stale: BTreeMap::new(),
             unmountable: BTreeMap::new(),
             busy: BTreeMap::new(),
             setbacks: Setbacks::default(),
             waiters: BTreeMap::new(),
+            curious: Vec::new(),
             said_aborting: BTreeSet::new(),
             complaints: BTreeSet::new(),
             complained: BTreeSet::new(),
@@ -251,6 +274,11 @@ impl Reconciler {
                 }
                 return false;
             }
+            Event::Volume { target_path, reply } => {
+                self.ask_of_volume(target_path, reply);
+                return false;
+            }
+            Event::Leases(leases) => self.leases = leases,
             Event::Pods(pods) => {
                 if pods.complete {
                     self.gone.extend(self.pods.known.keys().cloned());
@@ -275,7 +303,11 @@ impl Reconciler {
             Event::GoesOn => self.go_on(),
             Event::Stop(done) => self.stop(done),
             Event::Probed { namespace, answer } => return self.note_probe(&namespace, answer),
-            Event::Looked { share, epoch, stale } => return self.note_look((share, epoch), stale),
+            Event::Looked { share, epoch, seen } => {
+                let changed = self.note_look((share, epoch), seen);
+                self.answer_the_curious();
+                return changed;
+            }
             Event::Did { step, result } => self.note_result(step, result),
             Event::Free { lane, last } => {
                 self.busy.remove(&lane);
@@ -380,6 +412,7 @@ impl Reconciler {
         let mut observed = self.host.observe(&self.desired.publications, containers)?;
         observed.servers = self.servers.clone();
         observed.pods = self.pods.clone();
+        observed.leases = self.leases.clone();
         observed.gone = self.gone.clone();
         observed.stale = self.stale.clone();
         let now = (self.clock)();
@@ -451,9 +484,12 @@ impl Reconciler {
             self.reconsider(&observed);
             self.take_back_orphans(&observed, now);
         }
+        // Before anything is planned: what is given back is told so before it is, and what is claimed by then stays.
+        self.claim(&observed);
         self.probe(&observed);
         self.look(&observed);
         self.answer(&observed, now);
+        self.answer_the_curious();
         self.tell_how_servers_are(&observed, now);
         self.tell_what_waits(&observed, now);
         if watched {

@@ -1,8 +1,6 @@
 //! How the node's NFS clients name themselves to servers. Two clients of one name steal each other's lease and locks.
 
-use sha2::{Digest, Sha256};
-
-use crate::id::TargetId;
+use crate::id::{TargetId, fingerprint};
 
 /// The kernel takes that much of a name, and no more.
 pub const LONGEST: usize = 63;
@@ -26,8 +24,7 @@ impl ClientIdentity {
         let Self { node, machine, hardware, kept } = self;
         let target = target.map(ToString::to_string).unwrap_or_default();
         // None of them has a line break.
-        let digest = Sha256::digest([node, machine, hardware, kept, &target].map(String::as_str).join("\n"));
-        let digest: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = fingerprint(&[node, machine, hardware, kept, &target].map(String::as_str).join("\n"));
         let shown: String =
             node.chars().filter(char::is_ascii).take(LONGEST - digest.len() - "moorline//".len()).collect();
         format!("moorline/{shown}/{digest}")

@@ -432,6 +432,7 @@ mod tests {
             sub_dir: None,
             read_only: false,
             pod: Pod { namespace: "training".into(), name: "job".into(), uid: "u".into() },
+            sole: None,
             node: false,
             wanted: true,
         }

@@ -14,6 +14,11 @@ use crate::share::Access;
 #[error("{0:?} does not name {1}")]
 pub struct IdError(String, &'static str);
 
+/// A name for what may be called anything: 32 hexadecimal digits.
+pub fn fingerprint(text: &str) -> String {
+    Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One server behind a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetId {

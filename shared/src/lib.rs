@@ -18,4 +18,5 @@ pub mod report;
 pub mod schema;
 pub mod share;
 pub mod sub_dir;
+pub mod usage;
 pub mod yaml;

@@ -47,6 +47,7 @@ pub struct Observed {
     /// Who is in the containers of a read-write publication; none where nobody is.
     pub occupants: BTreeMap<PublicationId, Occupants>,
     pub pods: Pods,
+    pub leases: Leases,
     /// Pods that were among them and are no more, as when somebody has forced a deletion.
     pub gone: BTreeSet<String>,
     /// Shares in an epoch whose server answers that it does not know their root any more: the export was replaced or
@@ -79,6 +80,15 @@ pub struct Pods {
     pub complete: bool,
     /// Who speaks of them is heard at the moment: one that was made lately is among them as well.
     pub heard: bool,
+}
+
+/// Volumes that are one node's at a time, as the API server has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leases {
+    /// Those of this node.
+    pub held: BTreeSet<String>,
+    /// Those of others, and whose.
+    pub others: BTreeMap<String, String>,
 }
 
 /// A pod's way out: from when it was asked to end until its grace period is over.

@@ -16,8 +16,8 @@ use crate::health::Health;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
 use crate::name::Name;
 use crate::objects::Objects;
-use crate::observed::{Layer, Liveness, Moment, Observed, Tunnel};
-use crate::publication::Publication;
+use crate::observed::{Layer, Leases, Liveness, Moment, Observed, Tunnel};
+use crate::publication::{Publication, Sole};
 use crate::share::{Access, Share};
 
 pub use jitter::Jitter;
@@ -64,6 +64,23 @@ impl Desired {
 }
 
 impl Desired {
+    /// Whether another has the volume, which is one node's or one pod's alone.
+    pub fn is_taken(&self, publication: &Publication, leases: &Leases) -> Result<(), Refusal> {
+        let Some(sole) = publication.sole else { return Ok(()) };
+        let volume = &publication.volume_id;
+        if let Some(node) = leases.others.get(volume) {
+            return Err(Refusal::OtherNode { volume: volume.clone(), node: node.clone() });
+        }
+        let mut others = self.publications.values().filter(|other| other.volume_id == *volume && !other.node);
+        match others.find(|other| other.pod.uid != publication.pod.uid) {
+            Some(Publication { pod, .. }) if sole == Sole::Pod => {
+                let pod = format!("{}/{}", pod.namespace, pod.name);
+                Err(Refusal::OtherPod { volume: volume.clone(), pod })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The node mounts whose wanting must change, as the objects now are: each as it is to be.
     pub fn node_mount_changes(&self) -> Vec<Publication> {
         let there = self.publications.values().filter(|publication| publication.node);
@@ -100,6 +117,12 @@ pub enum Refusal {
     OtherNamespace { share: Name, namespace: String },
     #[error("Share {0} has become ReadOnly; ask again")]
     ReadOnly(Name),
+    #[error(
+        "volume {volume} is one node's at a time, and node {node} has it: its pods there must end first; should that node be gone for good, delete its Node object or taint it node.kubernetes.io/out-of-service"
+    )]
+    OtherNode { volume: String, node: String },
+    #[error("volume {volume} is ReadWriteOncePod, and pod {pod} of this node has it")]
+    OtherPod { volume: String, pod: String },
 }
 
 pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Vec<Step> {
@@ -262,7 +285,7 @@ impl<'a> View<'a> {
                 user: publication.user(),
             };
             let there = self.observed.is_published(id);
-            let may_come = there || self.desired.may_begin(publication).is_ok();
+            let may_come = there || self.desired.may_begin(publication).is_ok() && self.is_granted(publication);
             // What containers were given of a node mount moves with its share, though the node itself does not have it any
             // more.
             if !may_come && !self.is_held(publication) || self.is_ending(&superblock) {
@@ -291,6 +314,11 @@ impl<'a> View<'a> {
                 steps.push(Step::Replace { old: old.clone(), new });
             }
         }
+    }
+
+    /// No other node has its volume, or may have it meanwhile.
+    fn is_granted(&self, publication: &Publication) -> bool {
+        publication.sole.is_none() || self.observed.leases.held.contains(&publication.volume_id)
     }
 
     /// Nothing may rest on it any more.

@@ -20,12 +20,24 @@ pub struct Publication {
     pub read_only: bool,
     /// Nobody's, for a node mount.
     pub pod: Pod,
+    /// Who may not have its volume as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sole: Option<Sole>,
     /// A node mount: asked for by its Share, for whoever uses the node's own file system.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node: bool,
     /// False once kubelet took it back, its first mount failed, or its Share asks for it no more: what is there is to be
     /// detached, then forgotten. A node mount goes only when nobody uses it, and is served until then.
     pub wanted: bool,
+}
+
+/// Whose a volume is alone, as long as it is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sole {
+    /// One node's: ReadWriteOnce.
+    Node,
+    /// One pod's: ReadWriteOncePod.
+    Pod,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -59,6 +71,7 @@ impl Publication {
             sub_dir: None,
             read_only: share.access == Access::ReadOnly,
             pod: Pod::default(),
+            sole: None,
             node: true,
             wanted: true,
         })

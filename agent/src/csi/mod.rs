@@ -3,6 +3,7 @@
 
 mod node;
 mod registration;
+mod volume;
 
 use tonic::{Request, Response, Status};
 

@@ -4,7 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use moorline_shared::id::SuperblockId;
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use moorline_shared::usage::{Amount, Usage};
+use rustix::fs::{AtFlags, StatVfs, StatxFlags, fstatvfs, statx};
 use rustix::io::Errno;
 
 use super::{Failure, doing, enter_host_mounts, open_path};
@@ -16,8 +17,8 @@ const ATTEMPTS: u32 = 3;
 const BETWEEN: Duration = Duration::from_millis(500);
 
 /// A definite failure says that what is mounted is of no use any more, though the server answers: it does not know the root,
-/// or the kernel does not ask it.
-pub(super) fn look(paths: &Paths, superblock: &SuperblockId) -> Result<(), Failure> {
+/// or the kernel does not ask it. What is of use says how full it is.
+pub(super) fn look(paths: &Paths, superblock: &SuperblockId) -> Result<Usage, Failure> {
     enter_host_mounts()?;
     let base = paths.base(superblock);
     let root = open_path(&base).map_err(doing(format!("open {}", base.display())))?;
@@ -32,5 +33,15 @@ pub(super) fn look(paths: &Paths, superblock: &SuperblockId) -> Result<(), Failu
             Err(error) => return Err(doing(format!("look at {}", base.display()))(error.into())),
         }
     }
-    Ok(())
+    let filled = fstatvfs(&root).map_err(|error| doing(format!("ask how full {} is", base.display()))(error.into()))?;
+    Ok(usage(&filled))
+}
+
+fn usage(filled: &StatVfs) -> Usage {
+    let bytes = |blocks: u64| blocks.saturating_mul(filled.f_frsize);
+    let amount = |total: u64, free: u64, available: u64| Amount { total, used: total.saturating_sub(free), available };
+    Usage {
+        bytes: amount(bytes(filled.f_blocks), bytes(filled.f_bfree), bytes(filled.f_bavail)),
+        files: amount(filled.f_files, filled.f_ffree, filled.f_favail),
+    }
 }

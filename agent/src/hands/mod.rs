@@ -27,6 +27,7 @@ use moorline_shared::plan::Tuning;
 use moorline_shared::publication::Publication;
 use moorline_shared::share::MountOptions;
 use moorline_shared::sub_dir::SubDir;
+use moorline_shared::usage::Usage;
 use moorline_sys::mountinfo::Mount as Mounted;
 use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
@@ -170,6 +171,9 @@ pub struct Done {
     pub replaced: u64,
     /// Those that could not be, and why.
     pub left: Vec<String>,
+    /// What a look has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// A failure, as it goes back through the pipe.
@@ -255,7 +259,9 @@ fn perform(request: &Request) -> Result<Done, Failure> {
         Work::Replace(wanted) => return replace::replace(paths, wanted),
         Work::Flush { superblock } => detach::flush_alone(paths, superblock),
         Work::Abort { superblock } => abort::abort(paths, superblock),
-        Work::Look { superblock } => look::look(paths, superblock),
+        Work::Look { superblock } => {
+            return look::look(paths, superblock).map(|usage| Done { usage: Some(usage), ..Done::default() });
+        }
         Work::Detach { target_path, node } => detach::detach(paths, target_path, *node),
         Work::Unpublish { target_path, node } => detach::unpublish(paths, target_path, *node),
         Work::Hide { publication } => detach::hide(paths, publication),

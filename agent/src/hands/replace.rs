@@ -44,7 +44,7 @@ pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<Done, Failure> 
     killpoint::hit(Point::PlaceEntered);
     let put = copies.iter().zip(clones).map(|(copy, clone)| place.put(copy, &clone?, new));
     let left: Vec<String> = put.filter_map(Result::err).map(|failure| failure.message).collect();
-    Ok(Done { replaced: (copies.len() - left.len()) as u64, left })
+    Ok(Done { replaced: (copies.len() - left.len()) as u64, left, ..Done::default() })
 }
 
 /// Where in its share a copy begins: a container may hold a subdirectory, or a file, as kubelet's subPath makes them.

@@ -21,6 +21,7 @@ use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Policy;
+use moorline_shared::usage::Usage;
 
 use crate::hands::{Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
 use crate::killpoint::{self, Point};
@@ -71,6 +72,14 @@ impl StepError {
     pub fn definite(&self) -> bool {
         matches!(self, Self::Hands(error) if error.definite())
     }
+}
+
+/// What was seen of a superblock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Serves(Usage),
+    /// Nothing any more: its server does not know its root, or the kernel has ended it.
+    Stale,
 }
 
 pub struct Host {
@@ -291,12 +300,11 @@ impl Host {
         }
     }
 
-    /// Whether a superblock serves nothing any more though its server answers: that does not know its root, or the kernel has
-    /// ended it. None if nothing is said.
-    pub async fn is_stale(&self, superblock: &SuperblockId, patience: Duration) -> Option<bool> {
-        match self.hand(Work::Look { superblock: superblock.clone() }, patience).await {
-            Ok(()) => Some(false),
-            Err(error) => error.definite().then_some(true),
+    /// How a superblock is whose server answers. None if nothing is said.
+    pub(crate) async fn look(&self, superblock: &SuperblockId, patience: Duration) -> Option<Look> {
+        match self.hand_done(Work::Look { superblock: superblock.clone() }, patience).await {
+            Ok(done) => Some(Look::Serves(done.usage.unwrap_or_default())),
+            Err(error) => error.definite().then_some(Look::Stale),
         }
     }
 

@@ -227,6 +227,7 @@ fn strays(
             sub_dir: None,
             read_only: superblock.is_none_or(|superblock| !superblock.user.writes()),
             pod: Pod { namespace: String::new(), name: uid.clone(), uid },
+            sole: None,
             node: false,
             wanted: true,
         };

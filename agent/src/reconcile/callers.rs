@@ -47,6 +47,7 @@ impl From<Refusal> for Denied {
             Refusal::NoShare(_) | Refusal::Withdrawn(_) => Self::NotFound(message),
             Refusal::OtherNamespace { .. } => Self::Forbidden(message),
             Refusal::ReadOnly(_) => Self::Conflict(message),
+            Refusal::OtherNode { .. } | Refusal::OtherPod { .. } => Self::Failed(message),
         }
     }
 }
@@ -115,7 +116,9 @@ impl Reconciler {
             )));
         }
         publication.read_only |= share.access == Access::ReadOnly;
-        self.desired.may_begin(publication).map(|()| true).map_err(Denied::from)
+        self.desired.may_begin(publication)?;
+        self.desired.is_taken(publication, &self.leases)?;
+        Ok(true)
     }
 
     /// Takes back what was admitted, is not there yet, and by now would not be admitted any more.
@@ -125,8 +128,12 @@ impl Reconciler {
             .publications
             .iter()
             .filter(|(id, publication)| publication.wanted && self.standing(**id, observed) == Standing::Coming);
+        let judge = |publication: &Publication| {
+            self.desired.may_begin(publication)?;
+            self.desired.is_taken(publication, &self.leases)
+        };
         let refused: Vec<(PublicationId, Refusal)> =
-            coming.filter_map(|(id, publication)| Some((*id, self.desired.may_begin(publication).err()?))).collect();
+            coming.filter_map(|(id, publication)| Some((*id, judge(publication).err()?))).collect();
         if refused.is_empty() {
             return;
         }
@@ -286,7 +293,15 @@ impl Reconciler {
         let share = publication.and_then(|publication| self.desired.objects.shares.get(&publication.share));
         let Some(share) = share else { return "its Share is gone".into() };
         let waiting = plan::waiting(&self.desired, observed, now, share).map(|waiting| waiting.explain(share));
-        let reason = waiting.unwrap_or_else(|| format!("not mounted after {PUBLISH_DEADLINE:?}; still trying"));
+        let unclaimed = publication.filter(|it| it.sole.is_some() && !observed.leases.held.contains(&it.volume_id));
+        let unclaimed = unclaimed.map(|publication| {
+            format!(
+                "volume {} is one node's at a time, and its Lease could not be taken yet: does the API server answer, and may the agent create Leases in its own namespace?",
+                publication.volume_id
+            )
+        });
+        let reason =
+            waiting.or(unclaimed).unwrap_or_else(|| format!("not mounted after {PUBLISH_DEADLINE:?}; still trying"));
         let concerns = |step: &Step| match step.lane() {
             Lane::Server(target) => target.gateway == share.gateway,
             Lane::Publication(of) => of == id,
@@ -336,6 +351,7 @@ mod tests {
             sub_dir: None,
             read_only,
             pod: Pod { namespace: "a".into(), name: "p".into(), uid: "u".into() },
+            sole: None,
             node: false,
             wanted: true,
         };

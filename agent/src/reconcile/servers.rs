@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::{Clock, Event, Reconciler};
-use crate::host::Host;
+use crate::host::{Host, Look};
 use crate::probe::{PAUSE, Question};
 
 impl Reconciler {
@@ -101,6 +101,7 @@ impl Reconciler {
         });
         let there: BTreeSet<(Name, u32)> = observed.superblocks.iter().map(|id| (id.share.clone(), id.epoch)).collect();
         self.stale.retain(|which, _| there.contains(which));
+        self.usage.retain(|share, _| there.iter().any(|(there, _)| there == share));
         for (which, ids) in wanted {
             let before = self.lookers.get(&which);
             if before.is_some_and(|looker| !looker.task.is_finished()) {
@@ -108,13 +109,19 @@ impl Reconciler {
             }
             let next = ids.iter().find(|id| before.is_none_or(|looker| looker.at < ***id)).or(ids.first());
             let Some(at) = next.map(|id| (*id).clone()) else { continue };
-            let task = tokio::spawn(look_later(self.host.clone(), at.clone(), self.events.clone()));
+            // The first has nobody to wait for: kubelet may ask for what it brings.
+            let pause = if before.is_some() { BETWEEN_LOOKS } else { Duration::ZERO };
+            let task = tokio::spawn(look_later(pause, self.host.clone(), at.clone(), self.events.clone()));
             self.lookers.insert(which, Looker { at, task });
         }
     }
 
     /// Whether it changes what is thought of the share.
-    pub(super) fn note_look(&mut self, which: (Name, u32), stale: bool) -> bool {
+    pub(super) fn note_look(&mut self, which: (Name, u32), seen: Look) -> bool {
+        if let Look::Serves(usage) = seen {
+            self.usage.insert(which.0.clone(), ((self.clock)(), usage));
+        }
+        let stale = seen == Look::Stale;
         let changed = self.stale.contains_key(&which) != stale;
         if stale {
             if changed {
@@ -140,12 +147,12 @@ pub(super) struct Looker {
     task: JoinHandle<()>,
 }
 
-async fn look_later(host: Arc<Host>, superblock: SuperblockId, events: mpsc::Sender<Event>) {
-    tokio::time::sleep(BETWEEN_LOOKS).await;
-    let Some(stale) = host.is_stale(&superblock, LOOK_PATIENCE).await else { return };
+async fn look_later(pause: Duration, host: Arc<Host>, superblock: SuperblockId, events: mpsc::Sender<Event>) {
+    tokio::time::sleep(pause).await;
+    let Some(seen) = host.look(&superblock, LOOK_PATIENCE).await else { return };
     let (share, epoch) = (superblock.share, superblock.epoch);
     // The loop ends before this only when the process does.
-    let _ = events.send(Event::Looked { share, epoch, stale }).await;
+    let _ = events.send(Event::Looked { share, epoch, seen }).await;
 }
 
 async fn ask_for_ever(

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
+use moorline_shared::usage::Usage;
 use moorline_sys::mountinfo::{Attributes, Device, Mount};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -208,6 +209,7 @@ impl Hand {
                     world.excused.insert(superblock.share.to_string(), now);
                     return failed(true, "it is stale");
                 }
+                return Ok(Done { usage: Some(Usage::default()), ..Done::default() });
             }
             Work::Hide { publication } => self.hide(publication).await?,
             Work::Flush { superblock } => {
@@ -377,7 +379,7 @@ impl Hand {
                 Ok(()) => {}
             }
         }
-        Ok(Done { replaced: (copies.len() - left.len()) as u64, left })
+        Ok(Done { replaced: (copies.len() - left.len()) as u64, left, ..Done::default() })
     }
 
     async fn put(&mut self, inode: u64, copy: &Mount, old: &Mount, new: &Mount) -> Piece {

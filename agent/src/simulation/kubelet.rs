@@ -237,6 +237,7 @@ impl Kubelet {
                 sub_dir: slot.part.map(|part| part.parse().expect("a directory")),
                 read_only,
                 pod: Pod { namespace: slot.namespace.into(), name: format!("pod{}", self.slot), uid: self.uid.clone() },
+                sole: None,
                 node: false,
                 wanted: true,
             };

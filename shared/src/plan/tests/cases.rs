@@ -508,3 +508,43 @@ fn a_server_that_is_away_when_the_node_shuts_down_costs_no_time() {
     world.second(0, 0);
     assert!(has_let_go(&world.observed), "{:?}", world.observed);
 }
+
+#[test]
+fn a_volume_of_one_node_comes_when_it_is_this_nodes_and_stays_whatever_is_said_then() {
+    let mut world = World::new(true);
+    world.apply(&Op::Publish(2));
+    let id = World::publication(2).id();
+    let publication = world.desired.publications.get_mut(&id).unwrap();
+    publication.sole = Some(Sole::Node);
+    let volume = publication.volume_id.clone();
+    (0..5).for_each(|_| world.second(0, 0));
+    assert!(world.observed.superblocks.is_empty(), "not even mounted");
+    world.observed.leases.held.insert(volume);
+    (0..5).for_each(|_| world.second(0, 0));
+    assert!(world.observed.is_published(id));
+    // The API server is away when an agent begins, and the share moves.
+    world.observed.leases = Leases::default();
+    world.apply(&Op::ExportReplaced(2));
+    (0..20).for_each(|_| world.second(0, 0));
+    assert!(world.observed.superblocks.iter().all(|superblock| superblock.epoch > 1), "{:?}", world.observed);
+    assert!(world.observed.is_published(id));
+}
+
+#[test]
+fn a_volume_that_is_anothers_is_refused_with_the_name() {
+    let sole = |slot: usize, sole| Publication { volume_id: "v".into(), sole, ..World::publication(slot) };
+    let mut desired = Desired::default();
+    let mine = sole(2, Some(Sole::Node));
+    let there = Leases { others: [("v".to_owned(), "node-b".to_owned())].into(), ..Leases::default() };
+    let refusal = desired.is_taken(&mine, &there).unwrap_err().to_string();
+    assert!(refusal.contains("node node-b has it"), "{refusal}");
+    assert_eq!(desired.is_taken(&sole(2, None), &there), Ok(()), "anybody may have it");
+    let here = sole(3, Some(Sole::Node));
+    desired.publications.insert(here.id(), here);
+    assert_eq!(desired.is_taken(&mine, &Leases::default()), Ok(()), "pods of one node share it");
+    let alone = sole(2, Some(Sole::Pod));
+    assert!(matches!(desired.is_taken(&alone, &Leases::default()), Err(Refusal::OtherPod { .. })));
+    desired.publications.clear();
+    desired.publications.insert(alone.id(), alone.clone());
+    assert_eq!(desired.is_taken(&alone, &Leases::default()), Ok(()), "it is its own");
+}

@@ -59,6 +59,7 @@ impl World {
             sub_dir: None,
             read_only: slot < 2,
             pod: if node { Pod::default() } else { Pod { uid: slot.to_string(), ..Pod::default() } },
+            sole: None,
             node,
             wanted: true,
         }

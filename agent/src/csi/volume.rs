@@ -1,0 +1,203 @@
+//! What kubelet says of a volume, as a publication. Everything that may be said is known here, and everything else refused by
+//! name.
+
+use std::collections::HashMap;
+
+use moorline_shared::name::Name;
+use moorline_shared::publication::{Pod, Publication, Sole};
+use moorline_shared::sub_dir::SubDir;
+use tonic::Status;
+
+use super::proto;
+use proto::volume_capability::AccessType;
+use proto::volume_capability::access_mode::Mode;
+
+/// What a volume may say of itself.
+const SHARE: &str = "share";
+const SUB_DIR: &str = "subDir";
+/// What kind of a volume it is; there is one kind.
+const MODE: &str = "mode";
+const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
+const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
+const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
+/// Kubelet's word for a volume that a pod has by itself, and no PersistentVolume.
+const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
+/// Set by kubelet and provisioners; nothing follows from them here.
+const IGNORED: [&str; 2] = ["csi.storage.k8s.io/serviceAccount.name", "storage.kubernetes.io/csiProvisionerIdentity"];
+
+pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<Publication, Status> {
+    if request.volume_id.is_empty() {
+        return Err(Status::invalid_argument("volume_id is missing"));
+    }
+    if request.target_path.is_empty() {
+        return Err(Status::invalid_argument("target_path is missing"));
+    }
+    let capability =
+        request.volume_capability.ok_or_else(|| Status::invalid_argument("volume_capability is missing"))?;
+    let mode = capable(&capability)?;
+    let attributes = Attributes::read(request.volume_context)?;
+    // What kubelet says of the mode of a pod's own volume is always the same.
+    let (reads, sole) = if attributes.ephemeral { (false, None) } else { access(mode)? };
+    Ok(Publication {
+        volume_id: request.volume_id,
+        target_path: request.target_path,
+        share: attributes.share,
+        sub_dir: attributes.sub_dir,
+        read_only: request.readonly || reads,
+        pod: attributes.pod,
+        sole,
+        node: false,
+        wanted: true,
+    })
+}
+
+/// Whether a Share can be what is asked for, and the access mode that goes with it.
+fn capable(capability: &proto::VolumeCapability) -> Result<Mode, Status> {
+    match &capability.access_type {
+        Some(AccessType::Mount(mount)) if !mount.mount_flags.is_empty() => {
+            return Err(Status::invalid_argument(format!(
+                "mount options {:?} are not known: a Share's options are moorline's own",
+                mount.mount_flags
+            )));
+        }
+        Some(AccessType::Mount(mount)) if !matches!(mount.fs_type.as_str(), "" | "nfs" | "nfs4") => {
+            return Err(Status::invalid_argument(format!(
+                "fsType {:?} is not what a Share is: leave it out",
+                mount.fs_type
+            )));
+        }
+        Some(AccessType::Mount(_)) => {}
+        Some(AccessType::Block(_)) => {
+            return Err(Status::invalid_argument("a Share is no block device: use volumeMode Filesystem"));
+        }
+        None => return Err(Status::invalid_argument("volume_capability is neither of a mount nor of a block device")),
+    }
+    let mode = capability.access_mode.as_ref().map_or(0, |access_mode| access_mode.mode);
+    Mode::try_from(mode).map_err(|_| Status::invalid_argument(format!("access mode {mode} is not known")))
+}
+
+/// Whether it is for readers only, and who may not have it as well.
+fn access(mode: Mode) -> Result<(bool, Option<Sole>), Status> {
+    Ok(match mode {
+        Mode::MultiNodeMultiWriter => (false, None),
+        Mode::MultiNodeReaderOnly => (true, None),
+        // ReadWriteOnce, of a kubelet that tells it from ReadWriteOncePod and of one that does not.
+        Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => (false, Some(Sole::Node)),
+        Mode::SingleNodeSingleWriter => (false, Some(Sole::Pod)),
+        Mode::SingleNodeReaderOnly => (true, Some(Sole::Node)),
+        Mode::MultiNodeSingleWriter | Mode::Unknown => {
+            return Err(Status::invalid_argument(format!(
+                "access mode {} is not supported: use ReadWriteMany, ReadWriteOnce, ReadWriteOncePod or ReadOnlyMany",
+                mode.as_str_name()
+            )));
+        }
+    })
+}
+
+struct Attributes {
+    share: Name,
+    sub_dir: Option<SubDir>,
+    pod: Pod,
+    ephemeral: bool,
+}
+
+impl Attributes {
+    fn read(mut context: HashMap<String, String>) -> Result<Self, Status> {
+        let share = context
+            .remove(SHARE)
+            .ok_or_else(|| Status::invalid_argument("volumeAttributes lack `share`, the name of a Share"))?;
+        let share =
+            share.parse().map_err(|error| Status::invalid_argument(format!("volumeAttributes.share: {error}")))?;
+        // An empty one is what a template leaves that was given none.
+        let sub_dir = context.remove(SUB_DIR).filter(|path| !path.is_empty());
+        let sub_dir = sub_dir
+            .map(|path| path.parse::<SubDir>().map_err(|error| format!("volumeAttributes.subDir: {error}")))
+            .transpose()
+            .map_err(Status::invalid_argument)?;
+        if let Some(mode) = context.remove(MODE).filter(|mode| mode != SHARE) {
+            return Err(Status::invalid_argument(format!(
+                "volumeAttributes.mode: is {mode:?}; use share, or leave it out"
+            )));
+        }
+        let ephemeral = context.remove(EPHEMERAL).is_some_and(|ephemeral| ephemeral == "true");
+        let mut pod = |key: &str, meaning: &str| {
+            context.remove(key).filter(|value| !value.is_empty()).ok_or_else(|| {
+                Status::invalid_argument(format!(
+                    "the volume context lacks {key} ({meaning}): the CSIDriver object must say podInfoOnMount: true"
+                ))
+            })
+        };
+        let pod = Pod {
+            namespace: pod(POD_NAMESPACE, "who may use a Share depends on it")?,
+            name: pod(POD_NAME, "events and logs name it")?,
+            uid: pod(POD_UID, "it tells pods of one name apart")?,
+        };
+        let mut unknown: Vec<&String> = context.keys().filter(|key| !IGNORED.contains(&key.as_str())).collect();
+        unknown.sort();
+        if unknown.is_empty() {
+            Ok(Self { share, sub_dir, pod, ephemeral })
+        } else {
+            Err(Status::invalid_argument(format!(
+                "volumeAttributes {unknown:?} are not known; known are `share`, `subDir` and `mode`"
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(mode: Mode, ephemeral: bool) -> proto::NodePublishVolumeRequest {
+        let context = [
+            (SHARE, "data"),
+            (POD_NAME, "p"),
+            (POD_NAMESPACE, "training"),
+            (POD_UID, "u"),
+            (EPHEMERAL, if ephemeral { "true" } else { "false" }),
+        ];
+        proto::NodePublishVolumeRequest {
+            volume_id: "v".into(),
+            target_path: "/var/lib/kubelet/pods/u/volumes/v/mount".into(),
+            volume_capability: Some(proto::VolumeCapability {
+                access_type: Some(AccessType::Mount(proto::volume_capability::MountVolume::default())),
+                access_mode: Some(proto::volume_capability::AccessMode { mode: mode.into() }),
+            }),
+            volume_context: context.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_access_mode_says_who_else_may_have_the_volume() {
+        let read = |mode| publication(request(mode, false)).map(|it| (it.read_only, it.sole));
+        assert_eq!(read(Mode::MultiNodeMultiWriter).unwrap(), (false, None));
+        assert_eq!(read(Mode::MultiNodeReaderOnly).unwrap(), (true, None));
+        assert_eq!(read(Mode::SingleNodeMultiWriter).unwrap(), (false, Some(Sole::Node)));
+        assert_eq!(read(Mode::SingleNodeWriter).unwrap(), (false, Some(Sole::Node)));
+        assert_eq!(read(Mode::SingleNodeSingleWriter).unwrap(), (false, Some(Sole::Pod)));
+        for mode in [Mode::MultiNodeSingleWriter, Mode::Unknown] {
+            let refused = read(mode).unwrap_err();
+            assert!(refused.message().contains("is not supported: use ReadWriteMany"), "{refused}");
+        }
+        // Kubelet says ReadWriteOnce of every inline volume; many pods of a Job may have it all the same.
+        assert_eq!(publication(request(Mode::SingleNodeMultiWriter, true)).unwrap().sole, None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_name() {
+        let with = |key: &str, value: &str| {
+            let mut request = request(Mode::MultiNodeMultiWriter, false);
+            request.volume_context.insert(key.to_owned(), value.to_owned());
+            publication(request).map_err(|status| status.message().to_owned())
+        };
+        assert_eq!(with("subDir", "a/b").unwrap().sub_dir.unwrap().to_string(), "a/b");
+        assert!(with("subDir", "").unwrap().sub_dir.is_none());
+        assert!(with("mode", "share").is_ok());
+        assert!(with("mode", "rw").unwrap_err().contains("is \"rw\"; use share"));
+        assert!(with("server", "10.0.0.1").unwrap_err().contains("[\"server\"] are not known"));
+        assert!(with("subDir", "../x").unwrap_err().starts_with("volumeAttributes.subDir: "));
+        assert!(with("share", "a/b").unwrap_err().starts_with("volumeAttributes.share: "));
+        assert!(with(POD_UID, "").unwrap_err().contains("podInfoOnMount"));
+    }
+}
