@@ -17,6 +17,7 @@ mod proto {
 use proto::identity_client::IdentityClient;
 use proto::node_client::NodeClient;
 use proto::volume_capability::access_mode::Mode;
+use proto::volume_usage::Unit;
 use proto::volume_capability::{AccessMode, AccessType, MountVolume};
 
 pub const SOCKET: &str = "/var/lib/kubelet/plugins/moorline.io/csi@moorline.io.sock";
@@ -35,6 +36,15 @@ pub struct Volume {
     pub pod_uid: String,
     /// Further volumeAttributes: what is there that should not be must be refused.
     pub attributes: Vec<(String, String)>,
+}
+
+/// How full a volume's share is in all, and what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    pub bytes: Option<i64>,
+    pub files: Option<i64>,
+    pub abnormal: bool,
+    pub message: String,
 }
 
 #[derive(Debug)]
@@ -95,6 +105,21 @@ impl Csi {
         let request = proto::NodeUnpublishVolumeRequest { volume_id: volume_id(target), target_path };
         let mut client = NodeClient::new(self.channel.clone());
         self.call(PATIENCE, client.node_unpublish_volume(request)).map(drop)
+    }
+
+    /// How a volume is.
+    pub fn stats(&self, target: &Path) -> Result<Stats, Status> {
+        let request = proto::NodeGetVolumeStatsRequest {
+            volume_id: volume_id(target),
+            volume_path: target.display().to_string(),
+            ..Default::default()
+        };
+        let mut client = NodeClient::new(self.channel.clone());
+        let told = self.call(PATIENCE, client.node_get_volume_stats(request))?.into_inner();
+        let total = |unit: Unit| told.usage.iter().find(|usage| usage.unit == i32::from(unit)).map(|usage| usage.total);
+        let (bytes, files) = (total(Unit::Bytes), total(Unit::Inodes));
+        let condition = told.volume_condition.ok_or_else(|| Status::internal("no condition is told"))?;
+        Ok(Stats { bytes, files, abnormal: condition.abnormal, message: condition.message })
     }
 
     fn call<T>(&self, patience: Duration, future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

@@ -103,6 +103,7 @@ pub const ALL: &[Scenario] = &[
     scenario("sub_path_stays_what_it_was", copies::sub_path_stays_what_it_was).on_both(),
     scenario("sub_path_that_is_missing_is_left_alone", copies::sub_path_that_is_missing_is_left_alone),
     scenario("what_is_mounted_below_is_not_hidden", copies::what_is_mounted_below_is_not_hidden),
+    scenario("what_is_asked_of_a_volume_waits_for_no_server", volumes::what_is_asked_of_a_volume_waits_for_no_server),
     scenario("a_part_stays_a_part", volumes::a_part_stays_a_part).on_both(),
     scenario("a_node_mount_is_for_everybody", volumes::a_node_mount_is_for_everybody).on_both(),
     scenario("kubelet_meets_nothing_that_waits", deletion::kubelet_meets_nothing_that_waits).on_both(),

@@ -6,9 +6,12 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::statvfs;
+use tonic::Code;
 
 use crate::agent::Agent;
 use crate::command::sh;
+use crate::csi::Stats;
 use crate::container::{Bind, Container, Propagation, Spec};
 use crate::data;
 use crate::event::{Event, Op};
@@ -18,7 +21,7 @@ use crate::node::Node;
 use crate::objects;
 use crate::pod::{Draft, Pod};
 use crate::site::{Site, Tree};
-use crate::wait::{eventually, seconds, throughout};
+use crate::wait::{eventually, now, seconds, throughout};
 
 /// From a server's death to a pod that reads the next one.
 const RECOVERY: std::time::Duration = seconds(45);
@@ -97,6 +100,54 @@ fn holds_parts_of(pod: &Pod, site: &Site) {
     let run = pod.container().exec(&["/mnt/datasets/tool"]);
     let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).to_lowercase();
     assert!(said.contains("permission denied"), "it may be run: {said}");
+}
+
+/// What kubelet asks of a volume is answered from what was seen last: how full it is, and what is wrong while its server is
+/// away. No question waits for a server.
+pub(super) fn what_is_asked_of_a_volume_waits_for_no_server() {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    site.put("datasets/sample", &data::file("a", 50_000));
+    let mut agent = Agent::start(&node, &objects::usual(false, &[&site]));
+    let pod = Draft::new("reader")
+        .with_share(&node, &agent, "datasets", true)
+        .with_share(&node, &agent, "checkpoints", false)
+        .reading("/mnt/datasets/sample")
+        .start();
+    pod.reads("a", seconds(30));
+    let targets: Vec<_> = pod.targets().cloned().collect();
+    let server = statvfs("/srv/a").expect("the server's own file system");
+    let size = i64::try_from(server.blocks() * server.fragment_size()).expect("no larger than that");
+    let files = i64::try_from(server.files()).expect("no more than that");
+    let csi = agent.csi();
+    for target in &targets {
+        let stats = csi.stats(target).expect("how the volume is");
+        assert_eq!((stats.bytes, stats.files, stats.abnormal), (Some(size), Some(files), false), "{stats:?}");
+    }
+    let elsewhere = csi.stats(&targets[0].join("elsewhere")).expect_err("no volume is there");
+    assert_eq!(elsewhere.code(), Code::NotFound, "{elsewhere:?}");
+
+    site.blackhole();
+    agent.tells("ShareWaits", seconds(30));
+    for target in &targets {
+        let asked = now();
+        let stats = csi.stats(target).expect("how the volume is");
+        let waited = now().duration_since(asked);
+        assert!(waited < seconds(2), "it waited for {waited:?}");
+        assert_eq!((stats.bytes, stats.abnormal), (Some(size), true), "{stats:?}");
+        assert!(stats.message.contains("its server is away") && stats.message.contains(" s ago"), "{stats:?}");
+    }
+    site.heal();
+    let healthy = |agent: &Agent| {
+        let csi = agent.csi();
+        let stats: Vec<_> = targets.iter().map(|target| csi.stats(target)).collect();
+        let well = |stats: &Result<Stats, _>| stats.as_ref().is_ok_and(|it| !it.abnormal && it.bytes == Some(size));
+        if stats.iter().all(well) { Ok(()) } else { Err(stats) }
+    };
+    eventually("both are well again", seconds(45), || healthy(&agent));
+    agent.restart();
+    eventually("the next agent knows it as well", seconds(45), || healthy(&agent));
+    pod.delete(&agent, seconds(10));
 }
 
 /// Whatever takes a share away from its place, nobody writes to the node's disk there: not root on the node, and not a
