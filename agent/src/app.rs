@@ -119,6 +119,9 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         tokio::spawn(kube::objects::watch(client.clone(), readings));
         let leases = kube::leases::keep(client.clone(), settings.node.clone(), claims, wall_clock(), events.clone());
         tokio::spawn(leases);
+        let telling =
+            kube::events::tell(client.clone(), settings.node.clone(), window.clone(), door.clone(), clock.clone());
+        tokio::spawn(telling);
         tokio::spawn(kube::pods::watch(client, settings.node.clone(), clock, wall_clock(), events.clone()));
     }
     tokio::spawn(logind::watch(events.clone()));

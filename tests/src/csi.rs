@@ -17,8 +17,8 @@ mod proto {
 use proto::identity_client::IdentityClient;
 use proto::node_client::NodeClient;
 use proto::volume_capability::access_mode::Mode;
-use proto::volume_usage::Unit;
 use proto::volume_capability::{AccessMode, AccessType, MountVolume};
+use proto::volume_usage::Unit;
 
 pub const SOCKET: &str = "/var/lib/kubelet/plugins/moorline.io/csi@moorline.io.sock";
 

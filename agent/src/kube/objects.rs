@@ -19,7 +19,7 @@ const GROUP: &str = "moorline.io";
 const VERSION: &str = "v1alpha1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(super) enum Kind {
     Gateway,
     Share,
 }
@@ -34,14 +34,14 @@ impl Kind {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Gateway => "Gateway",
             Self::Share => "Share",
         }
     }
 
-    fn resource(self) -> ApiResource {
+    pub(super) fn resource(self) -> ApiResource {
         let kind = GroupVersionKind::gvk(GROUP, VERSION, self.name());
         ApiResource::from_gvk_with_plural(&kind, self.plural())
     }

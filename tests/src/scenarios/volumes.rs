@@ -11,8 +11,8 @@ use tonic::Code;
 
 use crate::agent::Agent;
 use crate::command::sh;
-use crate::csi::Stats;
 use crate::container::{Bind, Container, Propagation, Spec};
+use crate::csi::Stats;
 use crate::data;
 use crate::event::{Event, Op};
 use crate::kit;
