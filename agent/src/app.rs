@@ -25,7 +25,7 @@ use crate::api::{self, Api};
 use crate::config::{Directory, Reading};
 use crate::csi::{self, proto, registration_proto};
 use crate::door::Door;
-use crate::host::{Host, Linux, StepError};
+use crate::host::{Host, Linux, StepError, kernel};
 use crate::identity;
 use crate::kube;
 use crate::logind;
@@ -104,7 +104,7 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     let (node, host) = (settings.node.clone(), Arc::new(host));
     let reconciler = Reconciler::new(node, habits, host, clock.clone(), events.clone(), window.clone())
         .map_err(AppError::Prepare)?;
-    let claims = reconciler.claims();
+    let (claims, nameplate) = (reconciler.claims(), reconciler.nameplate());
     let files = directory.read().map_err(config_error)?;
     let client = cluster();
     let in_cluster = if kube::in_cluster() { kube::objects::unheard() } else { Reading::default() };
@@ -122,6 +122,9 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         let telling =
             kube::events::tell(client.clone(), settings.node.clone(), window.clone(), door.clone(), clock.clone());
         tokio::spawn(telling);
+        let fit = window.clone();
+        let is_fit = move || fit.vitals.is_fit() && kernel::has_nfs();
+        tokio::spawn(kube::node::keep(client.clone(), settings.node.clone(), nameplate, is_fit, wall_clock()));
         tokio::spawn(kube::pods::watch(client, settings.node.clone(), clock, wall_clock(), events.clone()));
     }
     tokio::spawn(logind::watch(events.clone()));
@@ -230,7 +233,8 @@ fn serve(settings: &Settings, paths: &Paths, api: &Api) -> Result<Serving, AppEr
 
     // Without a kubelet there is nobody to register with.
     if paths.registration_socket().parent().is_some_and(Path::is_dir) {
-        let registration = csi::Registration { endpoint: paths.csi_socket().display().to_string() };
+        let registration =
+            csi::Registration { endpoint: paths.csi_socket().display().to_string(), window: api.window.clone() };
         let listener = listen(&paths.registration_socket())?;
         let service = Server::builder()
             .add_service(registration_proto::registration_server::RegistrationServer::new(registration));

@@ -2,6 +2,7 @@
 
 mod callers;
 mod claims;
+mod nameplate;
 mod orphans;
 mod servers;
 mod setbacks;
@@ -23,7 +24,7 @@ use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
 use moorline_shared::usage::Usage;
 use moorline_shared::yaml::Problem;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, error};
 
@@ -36,6 +37,7 @@ use callers::Waiter;
 pub(crate) use callers::{Denied, Reply};
 use claims::Claiming;
 pub(crate) use claims::Claims;
+pub(crate) use nameplate::Nameplate;
 use orphans::Orphans;
 use servers::Looker;
 use setbacks::Setbacks;
@@ -135,6 +137,7 @@ pub(crate) struct Reconciler {
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
     leases: Leases,
     claims: Claiming,
+    nameplate: watch::Sender<Nameplate>,
     pods: Pods,
     /// Those that have volumes here and are not listed any more.
     gone: BTreeSet<String>,
@@ -203,6 +206,7 @@ impl Reconciler {
             probers: BTreeMap::new(),
             leases: Leases::default(),
             claims: Claiming::default(),
+            nameplate: watch::Sender::default(),
             pods: Pods::default(),
             gone: BTreeSet::new(),
             lookers: BTreeMap::new(),
@@ -492,6 +496,7 @@ impl Reconciler {
         self.answer_the_curious();
         self.tell_how_servers_are(&observed, now);
         self.tell_what_waits(&observed, now);
+        self.show_nameplate(&observed, now);
         if watched {
             self.window.show(self.report(&observed));
         }

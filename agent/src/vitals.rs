@@ -15,6 +15,7 @@ pub(crate) struct Vitals {
     made_a_round: AtomicBool,
     objects_read: AtomicBool,
     serves_kubelet: AtomicBool,
+    registered: AtomicBool,
 }
 
 impl Vitals {
@@ -27,6 +28,7 @@ impl Vitals {
             made_a_round: AtomicBool::new(false),
             objects_read: AtomicBool::new(false),
             serves_kubelet: AtomicBool::new(false),
+            registered: AtomicBool::new(false),
         }
     }
 
@@ -44,6 +46,11 @@ impl Vitals {
         self.serves_kubelet.store(true, Ordering::Relaxed);
     }
 
+    /// Kubelet knows the driver, or does not any more.
+    pub(crate) fn registered(&self, registered: bool) {
+        self.registered.store(registered, Ordering::Relaxed);
+    }
+
     pub(crate) fn since_round(&self) -> Duration {
         (self.clock)().saturating_sub(Duration::from_millis(self.last_round.load(Ordering::Relaxed)))
     }
@@ -52,6 +59,11 @@ impl Vitals {
     pub(crate) fn illness(&self) -> Option<String> {
         let since = self.since_round();
         (since > LONGEST_ROUND).then(|| format!("the loop has made no round for {:.0} s", since.as_secs_f64()))
+    }
+
+    /// Whether a pod that comes now gets its volumes, as far as it lies with the agent.
+    pub(crate) fn is_fit(&self) -> bool {
+        self.registered.load(Ordering::Relaxed) && self.missing().is_empty()
     }
 
     /// What is still missing before pods can be served. It comes, or the log says what is in its way.

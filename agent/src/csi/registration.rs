@@ -1,13 +1,17 @@
 //! How kubelet's plugin watcher gets to know the driver: by a socket in its plugins_registry.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 use tracing::{error, info};
 
 use super::{DRIVER, registration_proto as proto};
+use crate::window::Window;
 
 pub(crate) struct Registration {
     /// Where kubelet finds the CSI services, as the host sees it.
     pub(crate) endpoint: String,
+    pub(crate) window: Arc<Window>,
 }
 
 #[tonic::async_trait]
@@ -26,6 +30,7 @@ impl proto::registration_server::Registration for Registration {
         request: Request<proto::RegistrationStatus>,
     ) -> Result<Response<proto::RegistrationStatusResponse>, Status> {
         let status = request.into_inner();
+        self.window.vitals.registered(status.plugin_registered);
         if status.plugin_registered {
             info!("kubelet has registered the driver");
         } else {

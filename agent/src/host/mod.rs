@@ -1,6 +1,7 @@
 //! The host as the loop knows it: what is there, and one method that does a step.
 
 mod containers;
+pub(crate) mod kernel;
 mod listings;
 mod machine;
 mod observe;
