@@ -122,6 +122,7 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         let telling =
             kube::events::tell(client.clone(), settings.node.clone(), window.clone(), door.clone(), clock.clone());
         tokio::spawn(telling);
+        tokio::spawn(kube::report::keep(client.clone(), settings.node.clone(), window.clone(), door.clone()));
         let fit = window.clone();
         let is_fit = move || fit.vitals.is_fit() && kernel::has_nfs();
         tokio::spawn(kube::node::keep(client.clone(), settings.node.clone(), nameplate, is_fit, wall_clock()));

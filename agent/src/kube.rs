@@ -5,6 +5,7 @@ pub(crate) mod leases;
 pub(crate) mod node;
 pub(crate) mod objects;
 pub(crate) mod pods;
+pub(crate) mod report;
 
 use std::env;
 use std::path::Path;

@@ -1,7 +1,8 @@
-//! The kinds that people write, as an API server is told of them.
+//! The kinds of objects that there are, as an API server is told of them.
 
 use kube_core::schema::StructuralSchemaRewriter;
 use moorline_shared::schema::{GatewaySpec, ShareSpec};
+use moorline_shared::status::{GatewayStatus, NodeStatus, ShareStatus};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ pub struct WriteError(#[from] serde_saphyr::ser::Error);
 /// The CustomResourceDefinitions of this version, for `kubectl apply`.
 pub fn yaml() -> Result<String, WriteError> {
     let mut yaml = String::new();
-    for kind in [gateway(), share()] {
+    for kind in [gateway(), share(), node()] {
         if !yaml.is_empty() {
             yaml.push_str("---\n");
         }
@@ -29,9 +30,11 @@ fn gateway() -> Value {
     let columns = json!([
         {"name": "Path", "type": "string", "jsonPath": ".spec.path"},
         {"name": "Targets", "type": "string", "jsonPath": ".spec.targets[*].name"},
+        {"name": "Health", "type": "string", "jsonPath": ".status.health"},
         age(),
     ]);
-    definition("Gateway", "gateways", "mgw", &columns, spec::<GatewaySpec>())
+    let (spec, status) = (schema::<GatewaySpec>(), schema::<GatewayStatus>());
+    definition("Gateway", "gateways", "mgw", &columns, &json!({"spec": spec, "status": status}), &json!(["spec"]))
 }
 
 fn share() -> Value {
@@ -40,16 +43,41 @@ fn share() -> Value {
         {"name": "Export", "type": "string", "jsonPath": ".spec.export"},
         {"name": "Access", "type": "string", "jsonPath": ".spec.access"},
         {"name": "Policy", "type": "string", "jsonPath": ".spec.policy"},
+        {"name": "Health", "type": "string", "jsonPath": ".status.health"},
+        {"name": "Nodes", "type": "integer", "jsonPath": ".status.nodes"},
+        {"name": "Volumes", "type": "integer", "jsonPath": ".status.volumes"},
+        {"name": "Recovered", "type": "date", "jsonPath": ".status.lastRecovery", "priority": 1},
         age(),
     ]);
-    definition("Share", "shares", "msh", &columns, spec::<ShareSpec>())
+    let (spec, status) = (schema::<ShareSpec>(), schema::<ShareStatus>());
+    definition("Share", "shares", "msh", &columns, &json!({"spec": spec, "status": status}), &json!(["spec"]))
+}
+
+/// Written by agents alone.
+fn node() -> Value {
+    let columns = json!([
+        {"name": "Version", "type": "string", "jsonPath": ".status.version"},
+        {"name": "Shares", "type": "string", "jsonPath": ".status.shares[*].name"},
+        {"name": "Problems", "type": "string", "jsonPath": ".status.problems[0]", "priority": 1},
+        age(),
+    ]);
+    definition("MoorlineNode", "moorlinenodes", "mno", &columns, &json!({"status": schema::<NodeStatus>()}), &json!([]))
 }
 
 fn age() -> Value {
     json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
 }
 
-fn definition(kind: &str, plural: &str, short: &str, columns: &Value, spec: Value) -> Value {
+fn definition(kind: &str, plural: &str, short: &str, columns: &Value, properties: &Value, required: &Value) -> Value {
+    let mut whole = json!({"type": "object", "properties": properties});
+    if required != &json!([]) {
+        whole["required"] = required.clone();
+        // What people name: parts of file names, and of each other.
+        whole["x-kubernetes-validations"] = json!([{
+            "rule": "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+            "message": "the name must be a DNS label: 63 characters at most, and no '.'",
+        }]);
+    }
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -69,23 +97,15 @@ fn definition(kind: &str, plural: &str, short: &str, columns: &Value, spec: Valu
                 "served": true,
                 "storage": true,
                 "additionalPrinterColumns": columns,
-                "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "required": ["spec"],
-                    "properties": {"spec": spec},
-                    // Names of ours are parts of file names, and of each other.
-                    "x-kubernetes-validations": [{
-                        "rule": "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
-                        "message": "the name must be a DNS label: 63 characters at most, and no '.'",
-                    }],
-                }},
+                "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": whole},
             }],
         },
     })
 }
 
 /// A schema as CustomResourceDefinitions have it: everything in its place, and no references.
-fn spec<T: JsonSchema>() -> Value {
+fn schema<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::openapi3().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;

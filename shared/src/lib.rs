@@ -17,6 +17,7 @@ pub mod report;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod share;
+pub mod status;
 pub mod sub_dir;
 pub mod usage;
 pub mod yaml;

@@ -15,8 +15,8 @@ use tracing::{debug, info, warn};
 use super::{WATCH, answer, explain, is_outdated};
 use crate::config::{Good, Reading};
 
-const GROUP: &str = "moorline.io";
-const VERSION: &str = "v1alpha1";
+pub(super) const GROUP: &str = "moorline.io";
+pub(super) const VERSION: &str = "v1alpha1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
