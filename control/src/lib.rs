@@ -1,3 +1,6 @@
 //! What concerns the cluster as a whole, and no node: it needs no privilege anywhere.
 
+pub mod controller;
 pub mod crds;
+mod leases;
+mod status;

@@ -22,7 +22,9 @@ pub(crate) enum Command {
     Status(Status),
     /// Tell what happened on this node lately: publications, servers, failovers, and what was lost.
     Events(Events),
-    /// Print the CustomResourceDefinitions of Gateway and Share, for `kubectl apply -f -`.
+    /// Run the controller: status of Gateways and Shares, and what nodes hold that are no more.
+    Controller(Controller),
+    /// Print the CustomResourceDefinitions, for `kubectl apply -f -`.
     Crds,
 }
 
@@ -49,6 +51,16 @@ pub(crate) struct Agent {
     /// How long kubelet may take to give back the volumes of a pod that is gone; then they are detached.
     #[arg(long, value_name = "DURATION", env = "MOORLINE_ORPHAN_PATIENCE", default_value = "2m")]
     pub(crate) orphan_patience: Duration,
+    /// How the log is written.
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Controller {
+    /// What tells this one from its likes: one of them acts.
+    #[arg(long, env = "POD_NAME")]
+    pub(crate) name: String,
     /// How the log is written.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,

@@ -15,11 +15,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Agent, Cli, Command, LogFormat};
+use cli::{Agent, Cli, Command, Controller, LogFormat};
 use exit::Exit;
 use moorline_agent::app::{self, Settings};
 use moorline_agent::{hands, killpoint};
-use moorline_control::crds;
+use moorline_control::{controller, crds};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Agent(agent) => run_agent(agent),
         Command::Status(status) => status::run(&status),
         Command::Events(events) => events::run(&events),
+        Command::Controller(controller) => run_controller(controller),
         Command::Crds => output::run(async { output::print(&crds::yaml()?) }),
     };
     exit.into()
@@ -83,6 +84,30 @@ fn run_agent(agent: Agent) -> Exit {
         Err(error) => {
             error!("{}", moorline_agent::chain(&error));
             Exit::of(&error)
+        }
+    }
+}
+
+fn run_controller(wanted: Controller) -> Exit {
+    start_logging(wanted.log_format);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!("start the runtime: {error}");
+            return Exit::Failed;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = controller::run(wanted.name) => outcome.map_err(|error| moorline_agent::chain(&error)),
+            signal = output::interrupted() => signal.map_err(|error| format!("wait for signals: {error}")),
+        }
+    });
+    match outcome {
+        Ok(()) => Exit::Success,
+        Err(said) => {
+            error!("{said}");
+            Exit::Failed
         }
     }
 }

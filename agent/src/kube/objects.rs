@@ -117,6 +117,14 @@ impl Cluster {
             let spec = object.data.get("spec").cloned().unwrap_or_default();
             object.metadata.name.map(|name| (name, spec))
         };
+        // What is being deleted is gone for new pods, however long somebody holds it.
+        let event = match event {
+            watcher::Event::Apply(object) if object.metadata.deletion_timestamp.is_some() => {
+                watcher::Event::Delete(object)
+            }
+            watcher::Event::InitApply(object) if object.metadata.deletion_timestamp.is_some() => return false,
+            event => event,
+        };
         match event {
             watcher::Event::Init => of_kind.listed.clear(),
             watcher::Event::InitApply(object) => of_kind.listed.extend(named(object)),

@@ -1,0 +1,198 @@
+//! The controller: it tells in the status of Gateways and Shares how they are on all nodes together, and gives free what
+//! nodes hold that are no more. Of several that run one acts.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, select_all};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, Preconditions};
+use kube::runtime::reflector::Store;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
+use moorline_shared::status::NodeStatus;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::leases;
+use crate::status::{self, Change};
+
+const GROUP: &str = "moorline.io";
+const VERSION: &str = "v1alpha1";
+const LEADER: &str = "moorline-controller";
+/// What is labelled so are Leases of volumes.
+const OF_VOLUMES: &str = "moorline.io/lease=volume";
+/// What happens meanwhile is one change.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What failed is tried again then.
+const PERIOD: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    #[error("find the API server: does this run in a cluster, with a ServiceAccount's token?")]
+    Client(#[source] Box<kube::Error>),
+    #[error("take part in the choice of who acts: may it create and patch Leases in its own namespace?")]
+    Leader(#[source] Box<LeaseManagerError>),
+    #[error("the watch of the cluster has ended: a bug")]
+    Ended,
+}
+
+/// Runs until it is asked to end, by `name`, which tells it from its likes.
+pub async fn run(name: String) -> Result<(), ControllerError> {
+    let client = Client::try_default().await.map_err(|error| ControllerError::Client(Box::new(error)))?;
+    let elected = |error| ControllerError::Leader(Box::new(error));
+    let namespace = client.default_namespace().to_owned();
+    let manager = LeaseManagerBuilder::new(client.clone(), LEADER)
+        .with_namespace(namespace)
+        .with_identity(name)
+        .build()
+        .await
+        .map_err(elected)?;
+    let (leads, _election) = manager.watch().await;
+    Cluster::watch(client).act(leads).await
+}
+
+/// What the API server says, as it changes.
+struct Cluster {
+    client: Client,
+    gateways: Store<DynamicObject>,
+    shares: Store<DynamicObject>,
+    reports: Store<DynamicObject>,
+    nodes: Store<Node>,
+    leases: Store<Lease>,
+    changes: BoxStream<'static, ()>,
+}
+
+impl Cluster {
+    fn watch(client: Client) -> Self {
+        let mut streams = Vec::new();
+        let mut ours = |kind: &str, plural: &str| {
+            let kind = resource(kind, plural);
+            follow(Api::all_with(client.clone(), &kind), kind, "", &mut streams)
+        };
+        let gateways = ours("Gateway", "gateways");
+        let shares = ours("Share", "shares");
+        let reports = ours("MoorlineNode", "moorlinenodes");
+        let nodes = follow(Api::all(client.clone()), (), "", &mut streams);
+        let leases = follow(Api::default_namespaced(client.clone()), (), OF_VOLUMES, &mut streams);
+        Self { client, gateways, shares, reports, nodes, leases, changes: select_all(streams).boxed() }
+    }
+
+    async fn act(mut self, mut leads: watch::Receiver<bool>) -> Result<(), ControllerError> {
+        let mut led = false;
+        loop {
+            let leading = *leads.borrow_and_update();
+            if leading != led {
+                info!("{}", if leading { "this one acts" } else { "another one acts" });
+                led = leading;
+            }
+            if leading {
+                self.settle().await;
+            }
+            // All of them may be waited for again.
+            tokio::select! {
+                change = self.changes.next() => change.ok_or(ControllerError::Ended)?,
+                changed = leads.changed() => changed.map_err(|_| ControllerError::Ended)?,
+                () = sleep(PERIOD) => {}
+            }
+            sleep(PAUSE).await;
+            while futures_util::FutureExt::now_or_never(self.changes.next()).is_some() {}
+        }
+    }
+
+    async fn settle(&self) {
+        let reports: Vec<NodeStatus> = self.reports.state().iter().filter_map(|report| status_of(report)).collect();
+        let shares = self.shares.state();
+        let changes = shares.iter().filter_map(|share| status::of_share(share, &reports));
+        self.change("Share", "shares", changes.collect()).await;
+        let gateways = self.gateways.state();
+        let changes = gateways.iter().filter_map(|gateway| status::of_gateway(gateway, &reports));
+        self.change("Gateway", "gateways", changes.collect()).await;
+        self.free_leases().await;
+    }
+
+    async fn change(&self, kind: &str, plural: &str, changes: Vec<Change>) {
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(kind, plural));
+        for Change { name, status, finalizers } in changes {
+            if let Some(status) = status {
+                let patch = Patch::Merge(json!({"status": status}));
+                told(kind, &name, api.patch_status(&name, &PatchParams::default(), &patch).await);
+            }
+            if let Some(finalizers) = finalizers {
+                let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+                told(kind, &name, api.patch(&name, &PatchParams::default(), &patch).await);
+            }
+        }
+    }
+
+    async fn free_leases(&self) {
+        let leases: Vec<Lease> = self.leases.state().iter().map(|lease| (**lease).clone()).collect();
+        let nodes: BTreeMap<String, Node> =
+            self.nodes.state().iter().map(|node| (node.name_any(), (**node).clone())).collect();
+        // Before the first list nobody is known.
+        if nodes.is_empty() {
+            return;
+        }
+        let (api, there): (Api<Lease>, Api<Node>) =
+            (Api::default_namespaced(self.client.clone()), Api::all(self.client.clone()));
+        for (lease, holder) in leases::ownerless(&leases, &nodes) {
+            // Asked again: a node that was made lately may not have been heard of yet.
+            match there.get_opt(holder).await {
+                Ok(node) if node.as_ref().is_none_or(leases::is_out_of_service) => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    debug!("look for the node {holder}: {error}");
+                    continue;
+                }
+            }
+            let preconditions = Some(Preconditions { uid: lease.uid(), resource_version: lease.resource_version() });
+            let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+            match api.delete(&lease.name_any(), &parameters).await {
+                Ok(_) => info!("{} was of node {holder}, which is no more: it is free", lease.name_any()),
+                Err(error) => warn!("delete the Lease {} of node {holder}: {error}", lease.name_any()),
+            }
+        }
+    }
+}
+
+fn status_of(report: &DynamicObject) -> Option<NodeStatus> {
+    serde_json::from_value(report.data.get("status")?.clone()).ok()
+}
+
+fn told<T>(kind: &str, name: &str, outcome: Result<T, kube::Error>) {
+    match outcome {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => warn!("write the status of {kind} {name}: {error}"),
+        Ok(_) => {}
+    }
+}
+
+fn resource(kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind), plural)
+}
+
+/// A copy of all objects of a kind, and a sign for each change.
+fn follow<K>(api: Api<K>, kind: K::DynamicType, labels: &str, streams: &mut Vec<BoxStream<'static, ()>>) -> Store<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Clone + Eq + Hash + Send + Sync,
+{
+    let writer = Writer::new(kind);
+    let store = writer.as_reader();
+    let stream = watcher(api, watcher::Config::default().labels(labels)).default_backoff().reflect(writer);
+    let signs = stream.filter_map(|event| async move {
+        // What went wrong is tried again by itself.
+        event.inspect_err(|error| debug!("watch: {error}")).ok().map(drop)
+    });
+    streams.push(signs.boxed());
+    store
+}
