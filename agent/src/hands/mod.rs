@@ -4,6 +4,7 @@
 mod abort;
 mod call;
 mod detach;
+mod errand;
 mod look;
 mod mark;
 mod mount;
