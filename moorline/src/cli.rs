@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Events(Events),
     /// Run the controller: status of Gateways and Shares, and what nodes hold that are no more.
     Controller(Controller),
+    /// Turn PersistentVolumes of nfs, or a provider's list of shares, into objects of ours: from stdin to stdout.
+    Convert(Convert),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`.
     Crds,
 }
@@ -54,6 +56,25 @@ pub(crate) struct Agent {
     /// How the log is written.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// YAML or JSON; - is stdin.
+    #[arg(short = 'f', long, value_name = "FILE", default_value = "-")]
+    pub(crate) filename: PathBuf,
+    /// A namespace whose pods may use what is converted, beside those of its claims. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: Vec<String>,
+    /// The address of a server that is given by its name. May be repeated.
+    #[arg(long, value_name = "NAME=IP", value_parser = address)]
+    pub(crate) address: Vec<(String, IpAddr)>,
+}
+
+fn address(text: &str) -> Result<(String, IpAddr), String> {
+    let (name, address) = text.split_once('=').ok_or("write it as NAME=IP, as nas.example=10.0.0.7")?;
+    let address = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
+    Ok((name.to_owned(), address))
 }
 
 #[derive(Debug, Args)]

@@ -10,16 +10,19 @@ mod watch;
 
 use std::env;
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Agent, Cli, Command, Controller, LogFormat};
+use cli::{Agent, Cli, Command, Controller, Convert, LogFormat};
 use exit::Exit;
 use moorline_agent::app::{self, Settings};
 use moorline_agent::{hands, killpoint};
+use moorline_control::convert::{self, Hints};
 use moorline_control::{controller, crds};
+use output::Failure;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Status(status) => status::run(&status),
         Command::Events(events) => events::run(&events),
         Command::Controller(controller) => run_controller(controller),
+        Command::Convert(wanted) => output::run(async { output::print(&converted(&wanted)?) }),
         Command::Crds => output::run(async { output::print(&crds::yaml()?) }),
     };
     exit.into()
@@ -86,6 +90,14 @@ fn run_agent(agent: Agent) -> Exit {
             Exit::of(&error)
         }
     }
+}
+
+fn converted(wanted: &Convert) -> Result<String, Failure> {
+    let file = &wanted.filename;
+    let input = if file.as_os_str() == "-" { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
+    let input = input.map_err(|error| Failure::Read(file.display().to_string(), error))?;
+    let hints = Hints { namespaces: wanted.namespace.clone(), addresses: wanted.address.iter().cloned().collect() };
+    Ok(convert::convert(&input, &hints)?)
 }
 
 fn run_controller(wanted: Controller) -> Exit {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use moorline_agent::api::AskError;
+use moorline_control::convert::ConvertError;
 use moorline_control::crds::WriteError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -39,6 +40,7 @@ pub(crate) fn run(command: impl Future<Output = Result<(), Failure>>) -> Exit {
             eprintln!("moorline: {}", moorline_agent::chain(&failure));
             match failure {
                 Failure::Late | Failure::Ask(AskError::Connect { .. } | AskError::Ended(_)) => Exit::NoAgent,
+                Failure::Convert(_) | Failure::Read(..) => Exit::BadInput,
                 Failure::Ask(_) | Failure::Write(_) | Failure::Json(_) | Failure::Crds(_) | Failure::Signals(_) => {
                     Exit::Failed
                 }
@@ -59,6 +61,10 @@ pub(crate) enum Failure {
     Json(#[from] serde_json::Error),
     #[error(transparent)]
     Crds(#[from] WriteError),
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    #[error("read {0}")]
+    Read(String, #[source] io::Error),
     #[error("wait for signals")]
     Signals(#[source] io::Error),
 }
