@@ -1,6 +1,7 @@
 //! The agent's own API: HTTP and JSON on a unix socket that only root may open. docs/API.md describes it.
 
 mod client;
+mod errands;
 mod events;
 mod pods;
 mod publications;
@@ -31,6 +32,7 @@ const STATUS: &str = "/v1/status";
 const PUBLICATIONS: &str = "/v1/publications";
 const WATCH: &str = "/v1/watch";
 const EVENTS: &str = "/v1/events";
+const ERRANDS: &str = "/v1/errands";
 
 /// What requests are answered with.
 #[derive(Clone)]
@@ -68,15 +70,17 @@ impl Api {
             (PUBLICATIONS, &Method::GET) => publications::list(self).await,
             (PUBLICATIONS, &Method::PUT) => publications::publish(self, request).await,
             (PUBLICATIONS, &Method::DELETE) => publications::unpublish(self, &request).await,
+            (ERRANDS, &Method::PUT) => errands::run(self, request).await,
             (WATCH, &Method::GET) => watch::watch(self).await,
             (EVENTS, &Method::GET) => events::stream(self, &request),
             (STATUS | WATCH | EVENTS, _) => return wrong_method(&path, "GET"),
             (PUBLICATIONS, _) => return wrong_method(&path, "GET, PUT, DELETE"),
+            (ERRANDS, _) => return wrong_method(&path, "PUT"),
             _ => match (pods::of_deletion(&path), &method) {
                 (Some(uid), &Method::PUT) => pods::delete(self, uid.to_owned(), request).await,
                 (Some(_), _) => return wrong_method(&path, "PUT"),
                 (None, _) => Err(Denied::NotFound(format!(
-                    "there is no {path}; there are {STATUS}, {PUBLICATIONS}, {WATCH}, {EVENTS} and {}",
+                    "there is no {path}; there are {STATUS}, {PUBLICATIONS}, {WATCH}, {EVENTS}, {ERRANDS} and {}",
                     pods::DELETION_SHOWN
                 ))),
             },

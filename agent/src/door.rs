@@ -1,5 +1,6 @@
 //! Where requests come in, kubelet's and those of the agent's own socket alike: checked, then put to the loop.
 
+use moorline_shared::errand::Errand;
 use moorline_shared::publication::{Pod, Publication, check_target_path};
 use moorline_shared::report::Report;
 use tokio::sync::{mpsc, oneshot};
@@ -26,13 +27,20 @@ impl Door {
         if [namespace, name, uid].iter().any(|part| part.is_empty()) {
             return Err(Denied::Invalid("the pod's namespace, name and uid must all be given".into()));
         }
-        self.ask(|reply| Event::Publish(publication, reply)).await
+        self.ask(|reply| Event::Publish(publication, reply)).await.map(drop)
     }
 
     /// Returns when the volume is gone, or is not gone yet; one that never was is gone.
     pub(crate) async fn unpublish(&self, target_path: String) -> Result<(), Denied> {
         self.check(&target_path)?;
-        self.ask(|reply| Event::Unpublish { target_path, reply }).await
+        self.ask(|reply| Event::Unpublish { target_path, reply }).await.map(drop)
+    }
+
+    /// Returns when it is done, and says what was; or that it can't be done yet, or may not be. The same may be asked for again
+    /// at any time.
+    pub(crate) async fn run_errand(&self, errand: Errand) -> Result<String, Denied> {
+        let publication = Publication::of_errand(errand);
+        self.ask(|reply| Event::Publish(publication, reply)).await.map(Option::unwrap_or_default)
     }
 
     /// How a volume is: from what was seen last, and never from a server itself.
@@ -57,7 +65,7 @@ impl Door {
         check_target_path(target_path, &self.pods).map_err(|error| Denied::Invalid(error.to_string()))
     }
 
-    async fn ask(&self, event: impl FnOnce(Reply) -> Event) -> Result<(), Denied> {
+    async fn ask(&self, event: impl FnOnce(Reply) -> Event) -> Result<Option<String>, Denied> {
         let (reply, answer) = oneshot::channel();
         self.send(event(reply)).await?;
         answer.await.map_err(|_| stopping())?

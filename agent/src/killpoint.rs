@@ -103,6 +103,9 @@ macro_rules! kill_points {
                 Agent TargetGone "target_gone" "It is, and the record is there.";
                 Agent UnpublishDone "unpublish_done" "Record and target are gone, and kubelet is not told.";
             }
+            Errand {
+                Hand ErrandUntold "errand_untold" "A directory is made, put aside or deleted, and the agent is not told.";
+            }
             Hide {
                 Hand HideUntold "hide_untold" "What kubelet would meet is gone, and the agent is not told.";
                 Agent HideDone "hide_done" "The agent knows.";
@@ -205,6 +208,7 @@ pub(crate) fn untold(work: &Work) -> Point {
         Work::Replace(_) => Point::ReplaceUntold,
         Work::Abort { .. } => Point::AbortUntold,
         Work::Look { .. } => Point::LookUntold,
+        Work::Errand { .. } => Point::ErrandUntold,
         Work::Unpublish { .. } => Point::UnpublishUntold,
         Work::Retire { .. } => Point::RetireUntold,
     }

@@ -97,12 +97,12 @@ pub(crate) enum Event {
     },
     Did {
         step: Step,
-        result: Result<(), StepError>,
+        result: Result<Option<String>, StepError>,
     },
     /// All steps of a lane are done, the last of them so, unless it ended in a bug.
     Free {
         lane: Lane,
-        last: Option<(Step, Result<(), StepError>)>,
+        last: Option<(Step, Result<Option<String>, StepError>)>,
     },
 }
 
@@ -557,12 +557,12 @@ impl Reconciler {
         });
     }
 
-    fn note_result(&mut self, step: Step, result: Result<(), StepError>) {
+    fn note_result(&mut self, step: Step, result: Result<Option<String>, StepError>) {
         if let Step::Flush(id) = &step {
             self.note_flush(id, result.is_ok());
         }
         match result {
-            Ok(()) => {
+            Ok(words) => {
                 match &step {
                     // Repeated as long as anything holds it: what opens it later must not wait either.
                     Step::Abort(id) => self.note_abort(id),
@@ -572,7 +572,7 @@ impl Reconciler {
                         let desired = Arc::make_mut(&mut self.desired);
                         desired.returning.remove(id);
                         let gone = desired.publications.remove(id);
-                        self.tell_done_to_callers(*id, false);
+                        self.tell_done_to_callers(*id, false, None);
                         // Told of, and not listed: nobody else will say that the pod is no more.
                         if let Some(gone) = gone.filter(|_| !self.pods.complete) {
                             let uid = &gone.pod.uid;
@@ -581,10 +581,11 @@ impl Reconciler {
                             }
                         }
                     }
+                    Step::Publish(id, _) if words.is_some() => self.note_errand(*id, words),
                     Step::Publish(id, _) => {
                         self.tell_done(&step);
                         if self.desired.publications.get(id).is_some_and(|publication| publication.wanted) {
-                            self.tell_done_to_callers(*id, true);
+                            self.tell_done_to_callers(*id, true, None);
                         }
                     }
                     step => self.tell_done(step),

@@ -27,6 +27,7 @@ pub(crate) fn report(
         publications: desired
             .publications
             .values()
+            .filter(|publication| publication.errand.is_none())
             .map(|publication| publication_report(publication, observed))
             .collect(),
         tunnels: tunnels(desired, observed, host, now),
@@ -36,7 +37,7 @@ pub(crate) fn report(
 
 fn share_report(share: &Share, desired: &Desired, observed: &Observed, now: Moment) -> ShareReport {
     let current = observed.superblocks.iter().filter(|id| id.share == share.name).max_by_key(|id| id.epoch);
-    let publications = desired.publications.values().filter(|publication| publication.share == share.name).count();
+    let publications = desired.publications.values().filter(|it| it.share == share.name && it.errand.is_none()).count();
     ShareReport {
         name: share.name.to_string(),
         gateway: share.gateway.to_string(),

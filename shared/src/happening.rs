@@ -26,6 +26,8 @@ pub enum Happening {
     Publishing(Publication),
     /// The volume is there.
     Published { publication: Publication, superblock: SuperblockId },
+    /// A directory of a share was made, put aside or deleted.
+    ErrandDone { publication: Publication, words: String },
     /// What was asked for and is not there yet may not be any more: it does not come.
     Withdrawn { publication: Publication, reason: String },
     /// A volume was given back: it is on record, and goes at once.
@@ -82,6 +84,7 @@ pub enum Kind {
     ObjectRefused,
     Publishing,
     Published,
+    ErrandDone,
     Withdrawn,
     Unpublishing,
     Hidden,
@@ -142,6 +145,7 @@ impl Happening {
             Self::ObjectRefused { .. } => Kind::ObjectRefused,
             Self::Publishing(_) => Kind::Publishing,
             Self::Published { .. } => Kind::Published,
+            Self::ErrandDone { .. } => Kind::ErrandDone,
             Self::Withdrawn { .. } => Kind::Withdrawn,
             Self::Unpublishing(_) => Kind::Unpublishing,
             Self::Hidden(_) => Kind::Hidden,
@@ -187,6 +191,7 @@ impl Happening {
             | Self::ObjectsRead { .. }
             | Self::Publishing(_)
             | Self::Published { .. }
+            | Self::ErrandDone { .. }
             | Self::Unpublishing(_)
             | Self::Hidden(_)
             | Self::Unpublished(_)
@@ -211,13 +216,14 @@ impl Happening {
     }
 
     pub fn pod(&self) -> Option<&Pod> {
-        self.publication().filter(|publication| !publication.node).map(|publication| &publication.pod)
+        self.publication().filter(|publication| publication.is_pods()).map(|publication| &publication.pod)
     }
 
     pub fn publication(&self) -> Option<&Publication> {
         match self {
             Self::Publishing(publication)
             | Self::Published { publication, .. }
+            | Self::ErrandDone { publication, .. }
             | Self::Withdrawn { publication, .. }
             | Self::Orphaned { publication, .. }
             | Self::Unpublishing(publication)
@@ -270,6 +276,7 @@ impl fmt::Display for Happening {
             Self::Published { publication, superblock } => {
                 write!(f, "published {} from {superblock}", Volume(publication))
             }
+            Self::ErrandDone { publication, words } => write!(f, "in Share {}: {words}", publication.share),
             Self::Withdrawn { publication, reason } => write!(f, "{} does not come: {reason}", Volume(publication)),
             Self::Unpublishing(publication) => write!(f, "unpublishing {}", Volume(publication)),
             Self::Hidden(publication) => write!(
@@ -329,13 +336,15 @@ struct Volume<'a>(&'a Publication);
 
 impl fmt::Display for Volume<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Publication { share, sub_dir, read_only, pod, node, target_path, .. } = self.0;
+        let Publication { share, sub_dir, read_only, pod, node, target_path, errand, .. } = self.0;
         let mode = if *read_only { "read-only" } else { "read-write" };
         match sub_dir {
             None => write!(f, "Share {share} ({mode})")?,
             Some(sub_dir) => write!(f, "{sub_dir} of Share {share} ({mode})")?,
         }
-        if *node {
+        if errand.is_some() {
+            write!(f, ", for an errand")
+        } else if *node {
             write!(f, " for the node, at {target_path}")
         } else {
             write!(f, " for pod {}/{}", pod.namespace, pod.name)
@@ -433,6 +442,7 @@ mod tests {
             read_only: false,
             pod: Pod { namespace: "training".into(), name: "job".into(), uid: "u".into() },
             sole: None,
+            errand: None,
             node: false,
             wanted: true,
         }

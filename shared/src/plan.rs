@@ -11,6 +11,7 @@ mod tuning;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::errand::Task;
 use crate::gateway::Gateway;
 use crate::health::Health;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId, User};
@@ -51,6 +52,11 @@ impl Desired {
         }
         if share.access == Access::ReadOnly && !publication.read_only {
             Err(Refusal::ReadOnly(name.clone()))
+        } else if matches!(publication.errand, Some(Task::Delete { dry_run: false })) && !share.allow_delete {
+            Err(Refusal::MayNotDelete(name.clone()))
+        } else if publication.errand.is_some() {
+            // What is deleted may be put in order for as long as it is known.
+            Ok(())
         } else if self.returning.contains(&publication.id()) {
             Ok(())
         } else if self.objects.withdrawn.contains(name) {
@@ -71,7 +77,7 @@ impl Desired {
         if let Some(node) = leases.others.get(volume) {
             return Err(Refusal::OtherNode { volume: volume.clone(), node: node.clone() });
         }
-        let mut others = self.publications.values().filter(|other| other.volume_id == *volume && !other.node);
+        let mut others = self.publications.values().filter(|other| other.volume_id == *volume && other.is_pods());
         match others.find(|other| other.pod.uid != publication.pod.uid) {
             Some(Publication { pod, .. }) if sole == Sole::Pod => {
                 let pod = format!("{}/{}", pod.namespace, pod.name);
@@ -117,6 +123,8 @@ pub enum Refusal {
     OtherNamespace { share: Name, namespace: String },
     #[error("Share {0} has become ReadOnly; ask again")]
     ReadOnly(Name),
+    #[error("nothing of Share {0} is deleted: its spec.allowDelete must be true for that")]
+    MayNotDelete(Name),
     #[error(
         "volume {volume} is one node's at a time, and node {node} has it: its pods there must end first; should that node be gone for good, delete its Node object or taint it node.kubernetes.io/out-of-service"
     )]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::errand::{Errand, Task};
 use crate::id::{PublicationId, User};
 use crate::name::Name;
 use crate::share::{Access, Share};
@@ -26,6 +27,9 @@ pub struct Publication {
     /// A node mount: asked for by its Share, for whoever uses the node's own file system.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node: bool,
+    /// Nobody sees it: its share is mounted for this to be done there, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errand: Option<Task>,
     /// False once kubelet took it back, its first mount failed, or its Share asks for it no more: what is there is to be
     /// detached, then forgotten. A node mount goes only when nobody uses it, and is served until then.
     pub wanted: bool,
@@ -72,9 +76,40 @@ impl Publication {
             read_only: share.access == Access::ReadOnly,
             pod: Pod::default(),
             sole: None,
+            errand: None,
             node: true,
             wanted: true,
         })
+    }
+
+    pub fn of_errand(errand: Errand) -> Self {
+        Self {
+            volume_id: errand.id.to_string(),
+            // No path: nothing is ever mounted there.
+            target_path: format!("errand:{}", errand.id),
+            share: errand.share,
+            sub_dir: Some(errand.sub_dir),
+            read_only: false,
+            pod: Pod::default(),
+            sole: None,
+            node: false,
+            errand: Some(errand.task),
+            wanted: true,
+        }
+    }
+
+    pub fn as_errand(&self) -> Option<Errand> {
+        Some(Errand {
+            id: self.volume_id.parse().ok()?,
+            share: self.share.clone(),
+            sub_dir: self.sub_dir.clone()?,
+            task: self.errand.clone()?,
+        })
+    }
+
+    /// A volume of a pod's: kubelet, or somebody in its place, asks for it and gives it back.
+    pub fn is_pods(&self) -> bool {
+        !self.node && self.errand.is_none()
     }
 
     /// Whether a mount of its Share is kept up for it.

@@ -133,6 +133,9 @@ pub struct ShareSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^(/[^/]+)+$"), length(max = 1024))]
     pub node_mount: Option<String>,
+    /// A claim's directory may be deleted with the claim, where its StorageClass says `onDelete: delete`; not by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_delete: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -255,6 +258,7 @@ mod tests {
             mount_options: Some(options),
             namespaces: vec!["training".into()],
             node_mount: Some("/mnt/data".into()),
+            allow_delete: Some(true),
         }
     }
 

@@ -46,6 +46,7 @@ pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<Pu
         read_only: request.readonly || reads,
         pod: attributes.pod,
         sole,
+        errand: None,
         node: false,
         wanted: true,
     })

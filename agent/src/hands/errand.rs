@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use moorline_shared::errand::{Errand, Task};
+use moorline_shared::id::SuperblockId;
+use moorline_shared::name::Name;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Dir, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, fchmod, fchown, mkdirat, openat2, renameat, statx,
@@ -13,10 +15,18 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Failure, doing};
+use super::{Failure, doing, enter_host_mounts, open_path};
+use crate::paths::Paths;
 
 /// What was done, in words.
-pub(super) fn run(root: &OwnedFd, errand: &Errand) -> Result<String, Failure> {
+pub(super) fn errand(paths: &Paths, superblock: &SuperblockId, errand: &Errand) -> Result<String, Failure> {
+    enter_host_mounts()?;
+    let base = paths.base(superblock);
+    let root = open_path(&base).map_err(doing(format!("open {}", base.display())))?;
+    run(&root, errand)
+}
+
+fn run(root: &OwnedFd, errand: &Errand) -> Result<String, Failure> {
     let path = errand.sub_dir.as_path();
     let name = path.file_name().unwrap_or_default();
     let parent = path.parent().unwrap_or(Path::new(""));
@@ -44,7 +54,7 @@ fn not_there(errand: &Errand) -> String {
 }
 
 /// A name that nobody else gives.
-fn beside(id: &moorline_shared::name::Name, prefix: &str, name: &OsStr) -> OsString {
+fn beside(id: &Name, prefix: &str, name: &OsStr) -> OsString {
     let mut aside = OsString::from(prefix);
     aside.push(name);
     aside.push(format!("-{id}"));
@@ -248,9 +258,7 @@ mod tests {
         }
 
         fn run(&self, sub_dir: &str, task: Task) -> Result<String, Failure> {
-            let root = enter(rustix::fs::CWD, Path::new("/"), OFlags::PATH).and_then(|_| {
-                rustix::fs::open(&self.0, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            });
+            let root = rustix::fs::open(&self.0, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
             let errand = Errand {
                 id: "u1".parse().unwrap(),
                 share: "data".parse().unwrap(),

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
+use moorline_shared::errand::Errand;
 use moorline_shared::id::{NamespaceId, SuperblockId};
 use moorline_shared::plan::Tuning;
 use moorline_shared::publication::Publication;
@@ -78,6 +79,11 @@ pub enum Work {
     Look {
         superblock: SuperblockId,
     },
+    /// Do something with a directory of the share.
+    Errand {
+        superblock: SuperblockId,
+        errand: Errand,
+    },
     /// Detach what is ours at the target, whoever uses it, unless that is a program of the node's.
     Detach {
         target_path: PathBuf,
@@ -111,6 +117,7 @@ impl Work {
                 | Self::Hide { .. }
                 | Self::Replace(_)
                 | Self::Look { .. }
+                | Self::Errand { .. }
         )
     }
 }
@@ -175,6 +182,9 @@ pub struct Done {
     /// What a look has seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// What an errand did, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
 }
 
 /// A failure, as it goes back through the pipe.
@@ -262,6 +272,10 @@ fn perform(request: &Request) -> Result<Done, Failure> {
         Work::Abort { superblock } => abort::abort(paths, superblock),
         Work::Look { superblock } => {
             return look::look(paths, superblock).map(|usage| Done { usage: Some(usage), ..Done::default() });
+        }
+        Work::Errand { superblock, errand } => {
+            return errand::errand(paths, superblock, errand)
+                .map(|words| Done { words: Some(words), ..Done::default() });
         }
         Work::Detach { target_path, node } => detach::detach(paths, target_path, *node),
         Work::Unpublish { target_path, node } => detach::unpublish(paths, target_path, *node),

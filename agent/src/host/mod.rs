@@ -189,8 +189,24 @@ impl Host {
         self.tunnels.view(id)
     }
 
-    pub async fn perform(&self, step: &Step, desired: &Desired) -> Result<(), StepError> {
-        self.attempt(step, desired).await.inspect(|()| killpoint::hit(killpoint::done(step)))
+    /// What an errand did is said in words.
+    pub async fn perform(&self, step: &Step, desired: &Desired) -> Result<Option<String>, StepError> {
+        let errand = match step {
+            Step::Publish(id, superblock) => publication(desired, *id)?.as_errand().map(|errand| (errand, superblock)),
+            _ => None,
+        };
+        let words = match errand {
+            Some((errand, superblock)) => {
+                let work = Work::Errand { superblock: superblock.clone(), errand };
+                self.hand_done(work, REMOTE).await?.words
+            }
+            None => {
+                self.attempt(step, desired).await?;
+                None
+            }
+        };
+        killpoint::hit(killpoint::done(step));
+        Ok(words)
     }
 
     async fn attempt(&self, step: &Step, desired: &Desired) -> Result<(), StepError> {
@@ -278,8 +294,10 @@ impl Host {
             Step::Abort(superblock) => self.hand(Work::Abort { superblock: superblock.clone() }, LOCAL).await,
             Step::Unpublish(id) => {
                 let publication = publication(desired, *id)?;
-                let target_path = publication.target_path.clone().into();
-                self.hand(Work::Unpublish { target_path, node: publication.node }, LOCAL).await?;
+                if publication.errand.is_none() {
+                    let target_path = publication.target_path.clone().into();
+                    self.hand(Work::Unpublish { target_path, node: publication.node }, LOCAL).await?;
+                }
                 killpoint::hit(Point::TargetGone);
                 self.machine.remove(&self.paths.publication(*id)).map_err(StepError::Record)
             }

@@ -100,6 +100,7 @@ impl Word {
             | Kind::ObjectRefused
             | Kind::Publishing
             | Kind::Published
+            | Kind::ErrandDone
             | Kind::Withdrawn
             | Kind::Unpublishing
             | Kind::Hidden

@@ -47,12 +47,13 @@ impl From<Refusal> for Denied {
             Refusal::NoShare(_) | Refusal::Withdrawn(_) => Self::NotFound(message),
             Refusal::OtherNamespace { .. } => Self::Forbidden(message),
             Refusal::ReadOnly(_) => Self::Conflict(message),
-            Refusal::OtherNode { .. } | Refusal::OtherPod { .. } => Self::Failed(message),
+            Refusal::OtherNode { .. } | Refusal::OtherPod { .. } | Refusal::MayNotDelete(_) => Self::Failed(message),
         }
     }
 }
 
-pub(crate) type Reply = oneshot::Sender<Result<(), Denied>>;
+/// What an errand did is said in words.
+pub(crate) type Reply = oneshot::Sender<Result<Option<String>, Denied>>;
 
 /// A caller that waits until its publication is there, or gone.
 pub(super) struct Waiter {
@@ -63,7 +64,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     /// A caller that has gone away asks again: nobody minds a reply that can't be sent.
-    fn tell(self, answer: Result<(), Denied>) {
+    fn tell(self, answer: Result<Option<String>, Denied>) {
         let _ = self.reply.send(answer);
     }
 }
@@ -161,7 +162,7 @@ impl Reconciler {
         let id = PublicationId::of(target_path);
         self.take_on_record(id);
         if self.withdraw(id).is_none() {
-            drop(reply.send(Ok(())));
+            drop(reply.send(Ok(None)));
             return;
         }
         let until = (self.clock)() + UNPUBLISH_DEADLINE;
@@ -190,10 +191,24 @@ impl Reconciler {
                 warn!(%id, "{}", chain(&error));
                 kept = Kept::No;
             }
-            self.tell(&Happening::Unpublishing(publication));
+            if publication.errand.is_none() {
+                self.tell(&Happening::Unpublishing(publication));
+            }
             self.forget_setbacks(id);
         }
         Some(kept)
+    }
+
+    /// It is done, and nothing of it is to stay but what it did.
+    pub(super) fn note_errand(&mut self, id: PublicationId, words: Option<String>) {
+        self.asked.remove(&id);
+        if let Some(publication) = self.desired.publications.get(&id).cloned() {
+            let words = words.clone().unwrap_or_default();
+            self.tell(&Happening::ErrandDone { publication, words });
+        }
+        self.tell_done_to_callers(id, true, words);
+        // One that could not be put on record is done once more by the next agent, which changes nothing.
+        let _ = self.withdraw(id);
     }
 
     pub(super) fn forget_setbacks(&mut self, id: PublicationId) {
@@ -243,11 +258,11 @@ impl Reconciler {
     }
 
     /// The step that they waited for has succeeded: what is seen of it in the next round is nothing new to them.
-    pub(super) fn tell_done_to_callers(&mut self, id: PublicationId, want_it: bool) {
+    pub(super) fn tell_done_to_callers(&mut self, id: PublicationId, want_it: bool, words: Option<String>) {
         let waiters = self.waiters.remove(&id).unwrap_or_default();
         let (done, rest): (Vec<Waiter>, Vec<Waiter>) =
             waiters.into_iter().partition(|waiter| waiter.wants_it == want_it);
-        done.into_iter().for_each(|waiter| waiter.tell(Ok(())));
+        done.into_iter().for_each(|waiter| waiter.tell(Ok(words.clone())));
         if !rest.is_empty() {
             self.waiters.insert(id, rest);
         }
@@ -258,7 +273,7 @@ impl Reconciler {
         for (id, waiters) in std::mem::take(&mut self.waiters) {
             for waiter in waiters {
                 match (waiter.wants_it, self.standing(id, observed)) {
-                    (true, Standing::There) | (false, Standing::Gone) => waiter.tell(Ok(())),
+                    (true, Standing::There) | (false, Standing::Gone) => waiter.tell(Ok(None)),
                     (true, Standing::Leaving | Standing::Gone) => {
                         waiter.tell(Err(Denied::Unavailable("the volume was given back meanwhile; ask again".into())));
                     }
@@ -352,6 +367,7 @@ mod tests {
             read_only,
             pod: Pod { namespace: "a".into(), name: "p".into(), uid: "u".into() },
             sole: None,
+            errand: None,
             node: false,
             wanted: true,
         };

@@ -32,7 +32,7 @@ impl Reconciler {
         }
         self.orphans.looked = now;
         let recorded =
-            self.desired.publications.iter().filter(|(_, publication)| publication.wanted && !publication.node);
+            self.desired.publications.iter().filter(|(_, publication)| publication.wanted && publication.is_pods());
         let volumes = recorded.chain(&observed.strays);
         let suspects: Vec<(PublicationId, Publication, Traces)> = volumes
             .filter_map(|(id, publication)| {

@@ -34,7 +34,7 @@ impl Reconciler {
     /// A publication is new: how long it takes is measured from here.
     pub(super) fn tell_publishing(&mut self, id: PublicationId) {
         self.asked.insert(id, (self.clock)());
-        if let Some(publication) = self.desired.publications.get(&id) {
+        if let Some(publication) = self.desired.publications.get(&id).filter(|it| it.errand.is_none()) {
             self.tell(&Happening::Publishing(publication.clone()));
         }
     }

@@ -91,6 +91,7 @@ impl World {
             Work::Replace(replace) => of(&replace.new),
             Work::Abort { superblock }
             | Work::Look { superblock }
+            | Work::Errand { superblock, .. }
             | Work::Flush { superblock }
             | Work::Retire { superblock, .. } => of(superblock),
             Work::Detach { target_path, .. } | Work::Unpublish { target_path, .. } => publication(target_path),
@@ -211,6 +212,8 @@ impl Hand {
                 }
                 return Ok(Done { usage: Some(Usage::default()), ..Done::default() });
             }
+            // Nobody asks for any.
+            Work::Errand { .. } => return failed(true, "there are no errands here"),
             Work::Hide { publication } => self.hide(publication).await?,
             Work::Flush { superblock } => {
                 let device = self.base(superblock)?.device;
@@ -490,6 +493,7 @@ fn describe(work: &Work) -> String {
         }
         Work::Abort { superblock } => format!("abort {superblock}"),
         Work::Look { superblock } => format!("look at {superblock}"),
+        Work::Errand { superblock, .. } => format!("an errand in {superblock}"),
         Work::Hide { publication } => format!("hide {}", publication.target_path),
         Work::Flush { superblock } => format!("flush {superblock}"),
         Work::Detach { target_path, .. } => format!("detach {}", target_path.display()),

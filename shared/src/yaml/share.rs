@@ -22,6 +22,7 @@ pub(super) struct RawShare {
     mount_options: Option<BTreeMap<String, Spanned<String>>>,
     namespaces: Spanned<Vec<Spanned<String>>>,
     node_mount: Option<Spanned<String>>,
+    allow_delete: Option<Spanned<String>>,
 }
 
 const OPTIONS: &str = "timeo, retrans, nconnect, readahead, rsize, wsize, actimeo, noexec";
@@ -46,6 +47,8 @@ impl Document<'_> {
         let node_mount = spec.node_mount.as_ref().map(|text| {
             text.value.parse::<NodeMount>().map_err(|error| self.problem(text, "spec.nodeMount", error.to_string()))
         });
+        let allow_delete =
+            spec.allow_delete.as_ref().map(|text| self.truth(text, "spec.allowDelete")).transpose()?;
         Ok(Share {
             name: self.name(&raw.metadata)?,
             gateway: self.value(&spec.gateway, "spec.gateway", "the name of a Gateway")?,
@@ -55,6 +58,7 @@ impl Document<'_> {
             options,
             namespaces,
             node_mount: node_mount.transpose()?,
+            allow_delete: allow_delete.unwrap_or_default(),
         })
     }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use moorline_agent::killpoint::{Chapter, Place, Point};
+use serde_json::json;
 
 use super::Kernel;
 use super::direct::kernel_is_newer;
@@ -46,6 +47,8 @@ enum Act {
     Hide,
     /// The node shuts down, and does not after all.
     ShutDown,
+    /// A directory of a share is made.
+    Errand,
 }
 
 /// Each point has a test: one that is not here does not compile.
@@ -67,6 +70,7 @@ const fn act(point: Point) -> Act {
         | RetireAborted | RetireMarked | RetireShutDown => Act::Recover,
         WriterMarked | WriterEnded | ShutDownUntold | FenceUnmarked => Act::RecoverDirect,
         HideUntold | HideDone => Act::Hide,
+        ErrandUntold => Act::Errand,
         ReturningWritten | FlushUntold | FlushDone | DetachUntold | DetachDone => Act::ShutDown,
     }
 }
@@ -98,6 +102,7 @@ pub(super) fn one(point: Point, whom: Whom) {
         Act::RecoverDirect => recovering(true, &death, &[]),
         Act::Hide => hiding(&death),
         Act::ShutDown => shutting_down(&[death.to_vec()]),
+        Act::Errand => on_an_errand(&death),
     }
 }
 
@@ -146,6 +151,10 @@ pub(super) fn killed_while_recovering_without_a_tunnel() {
 
 pub(super) fn killed_while_hiding() {
     hiding(&deaths(Act::Hide, Kernel::Usual, Whom::Hand));
+}
+
+pub(super) fn killed_on_an_errand() {
+    on_an_errand(&deaths(Act::Errand, Kernel::Usual, Whom::Agent));
 }
 
 pub(super) fn killed_while_the_node_shuts_down() {
@@ -247,6 +256,29 @@ fn hiding(deaths: &[Death]) {
     volumes.iter().for_each(|volume| lab.unpublish(volume));
     lab.agent.leaves_nothing(&before);
     lab.site.heal();
+    lab.agent.leaves_nothing(&before);
+}
+
+/// What it made is there once, and found so when it is asked for again.
+fn on_an_errand(deaths: &[Death]) {
+    let mut lab = Lab::start();
+    let before = mounts::of("self");
+    lab.agent.strike_at(deaths);
+    let errand = json!({
+        "id": "claim-1", "share": "checkpoints", "subDir": "team/claim",
+        "task": {"make": {"uid": 1000, "gid": 1000, "mode": 0o770}},
+    });
+    let did = lab.agent.outlast("the directory is made", seconds(60), |agent| {
+        match agent.may_answer("PUT", "/v1/errands", &errand) {
+            Some((200, did)) => Ok(did["did"].as_str().unwrap_or_default().to_owned()),
+            other => Err(other),
+        }
+    });
+    lab.agent.were_struck(deaths);
+    assert_eq!(did, "team/claim was there");
+    lab.agent.gets_ready();
+    let names: Vec<String> = lab.site.tree().names().into_iter().filter(|name| name.contains("team")).collect();
+    assert_eq!(names, ["checkpoints/team", "checkpoints/team/claim"]);
     lab.agent.leaves_nothing(&before);
 }
 
@@ -470,6 +502,7 @@ mod tests {
         let lives = lives.chain(while_stacking()).chain(while_beneath());
         let lives = lives.chain(deaths(Act::RecoverDirect, Newer, Whom::Hand));
         let lives = lives.chain(deaths(Act::Hide, Usual, Whom::Hand)).chain(shutdowns().into_iter().flatten());
+        let lives = lives.chain(deaths(Act::Errand, Usual, Whom::Agent));
         let there: BTreeSet<Point> = lives.map(|(point, _)| point).collect();
         let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !there.contains(point)).collect();
         assert!(missing.is_empty(), "no scenario `killed_*` comes by {missing:?}");

@@ -1,12 +1,13 @@
 //! What a publication shows, and what is below it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::statvfs;
+use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::agent::Agent;
@@ -100,6 +101,49 @@ fn holds_parts_of(pod: &Pod, site: &Site) {
     let run = pod.container().exec(&["/mnt/datasets/tool"]);
     let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).to_lowercase();
     assert!(said.contains("permission denied"), "it may be run: {said}");
+}
+
+/// Directories for claims are made, put aside and deleted, each by its share's word, and nothing else is touched.
+pub(super) fn errands_stay_in_their_share() {
+    let node = Node::new("node1");
+    let site = Site::start(&node, "a");
+    let deletes = objects::share_with("scratch", "gw", "checkpoints", "ReadWrite", "allowDelete: true");
+    let agent = Agent::start(&node, &format!("{}---\n{deletes}", objects::usual(false, &[&site])));
+    let before = mounts::of("self");
+    let ask = |share: &str, path: &str, task: Value| {
+        let errand = json!({"id": "c1", "share": share, "subDir": path, "task": task});
+        let (status, told) = agent.api("PUT", "/v1/errands", Some(&errand));
+        (status, told["did"].as_str().or(told["error"].as_str()).unwrap_or_default().to_owned())
+    };
+    let make = json!({"make": {"uid": 1000, "gid": 1000, "mode": 0o750}});
+    let delete = json!({"delete": {"dryRun": false}});
+    assert_eq!(ask("scratch", "team/one", make.clone()), (200, "made team/one".into()));
+    assert_eq!(ask("scratch", "team/one", make.clone()), (200, "team/one was there".into()));
+    let made = fs::metadata("/srv/a/checkpoints/team/one").expect("it is on the server");
+    assert_eq!((made.uid(), made.gid(), made.mode() & 0o7777), (1000, 1000, 0o750));
+
+    let (status, said) = ask("datasets", "one", make.clone());
+    assert!(status == 409 && said.contains("ReadOnly"), "{status}: {said}");
+    let (status, said) = ask("checkpoints", "one", delete.clone());
+    assert!(status == 422 && said.contains("spec.allowDelete"), "{status}: {said}");
+    let (status, said) = ask("scratch", "../datasets", delete.clone());
+    assert!(status == 400 && said.contains("no directory below"), "{status}: {said}");
+    sh("ln -s /srv/a/datasets /srv/a/checkpoints/way; mkdir /srv/a/datasets/theirs /srv/a/checkpoints/mine");
+    let (status, said) = ask("scratch", "way/theirs", delete.clone());
+    assert!(status == 422 && said.contains("symlink"), "{status}: {said}");
+
+    sh("mkdir -p /srv/a/checkpoints/team/one/deep && touch /srv/a/checkpoints/team/one/deep/file");
+    let dry = ask("scratch", "team/one", json!({"delete": {"dryRun": true}}));
+    assert_eq!(dry, (200, "team/one would be deleted, with 1 files and 1 directories in it".into()));
+    assert_eq!(ask("scratch", "team/one", delete), (200, "team/one is deleted, with 1 files and 1 directories in it".into()));
+    assert_eq!(ask("checkpoints", "mine", json!("archive")), (200, "mine is archived-mine-c1 now".into()));
+    let names = site.tree().names();
+    assert!(names.contains("checkpoints/archived-mine-c1") && !names.contains("checkpoints/team/one"), "{names:?}");
+    assert!(names.contains("checkpoints/team") && names.contains("datasets/theirs"), "{names:?}");
+    eventually("nothing is left mounted for it", seconds(20), || {
+        let left: Vec<Mount> = mounts::of("self").into_iter().filter(|mount| !before.contains(mount)).collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 }
 
 /// What kubelet asks of a volume is answered from what was seen last: how full it is, and what is wrong while its server is

@@ -524,7 +524,7 @@ fn a_volume_of_one_node_comes_when_it_is_this_nodes_and_stays_whatever_is_said_t
     assert!(world.observed.is_published(id));
     // The API server is away when an agent begins, and the share moves.
     world.observed.leases = Leases::default();
-    world.apply(&Op::ExportReplaced(2));
+    world.apply(&Op::ExportReplaced(0));
     (0..20).for_each(|_| world.second(0, 0));
     assert!(world.observed.superblocks.iter().all(|superblock| superblock.epoch > 1), "{:?}", world.observed);
     assert!(world.observed.is_published(id));

@@ -60,6 +60,7 @@ impl World {
             read_only: slot < 2,
             pod: if node { Pod::default() } else { Pod { uid: slot.to_string(), ..Pod::default() } },
             sole: None,
+            errand: None,
             node,
             wanted: true,
         }
