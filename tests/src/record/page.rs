@@ -18,7 +18,8 @@ each row demands is in `tests/src/scenarios/faults.rs`: a row that passed has se
 - **verified**: read and found whole. **acknowledged**: records that fsync or msync said were written; each was there.
 - **errors**: how many calls ended with which. 512 is what the kernel lets slip from an fsync that was aborted.
 - **longest call**: of those that ended. **longest gap**: between two successes of what is opened anew each time.
-- **neighbour**: its errors.
+- **neighbour**: its errors. A fault of one share alone must not cost it any; in gone_for_good, and in a reader's export_replaced and
+  export_removed, the neighbour's own export is hit as well.
 ";
 
 const KILLS: &str = "
