@@ -117,6 +117,7 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
     tokio::spawn(tell_objects(said, directory, changes, in_cluster_later, events.clone()));
     if let Some(client) = client {
         tokio::spawn(kube::objects::watch(client.clone(), readings));
+        tokio::spawn(kube::namespaces::watch(client.clone(), events.clone()));
         let leases = kube::leases::keep(client.clone(), settings.node.clone(), claims, wall_clock(), events.clone());
         tokio::spawn(leases);
         let telling =

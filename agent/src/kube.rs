@@ -2,6 +2,7 @@
 
 pub(crate) mod events;
 pub(crate) mod leases;
+pub(crate) mod namespaces;
 pub(crate) mod node;
 pub(crate) mod objects;
 pub(crate) mod pods;

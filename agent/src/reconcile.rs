@@ -22,6 +22,7 @@ use moorline_shared::observed::{Deletion, Leases, Liveness, Moment, Observed, Po
 use moorline_shared::plan::{self, Desired, Jitter, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
+use moorline_shared::selector::Labels;
 use moorline_shared::usage::Usage;
 use moorline_shared::yaml::Problem;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -68,6 +69,8 @@ pub(crate) enum Event {
     },
     /// Which node has which volume, of those that only one may have.
     Leases(Leases),
+    /// The labels of each namespace of the cluster.
+    Namespaces(BTreeMap<String, Labels>),
     /// All pods of the node, as the API server has them.
     Pods(Pods),
     /// Somebody says that a pod was asked to end, and how much grace it has.
@@ -188,6 +191,7 @@ impl Reconciler {
             publications,
             jitter: habits.jitter.clone(),
             shutdown: None,
+            namespaces: None,
         };
         Ok(Self {
             node,
@@ -283,6 +287,7 @@ impl Reconciler {
                 return false;
             }
             Event::Leases(leases) => self.leases = leases,
+            Event::Namespaces(labels) => Arc::make_mut(&mut self.desired).namespaces = Some(labels),
             Event::Pods(pods) => {
                 if pods.complete {
                     self.gone.extend(self.pods.known.keys().cloned());

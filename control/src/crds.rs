@@ -29,7 +29,7 @@ pub fn yaml() -> Result<String, WriteError> {
 fn gateway() -> Value {
     let columns = json!([
         {"name": "Path", "type": "string", "jsonPath": ".spec.path"},
-        {"name": "Targets", "type": "string", "jsonPath": ".spec.targets[*].name"},
+        {"name": "Targets", "type": "string", "jsonPath": ".status.summary"},
         {"name": "Health", "type": "string", "jsonPath": ".status.health"},
         age(),
     ]);
@@ -57,7 +57,7 @@ fn share() -> Value {
 fn node() -> Value {
     let columns = json!([
         {"name": "Version", "type": "string", "jsonPath": ".status.version"},
-        {"name": "Shares", "type": "string", "jsonPath": ".status.shares[*].name"},
+        {"name": "Shares", "type": "string", "jsonPath": ".status.summary"},
         {"name": "Problems", "type": "string", "jsonPath": ".status.problems[0]", "priority": 1},
         age(),
     ]);

@@ -17,6 +17,7 @@ pub mod publication;
 pub mod report;
 #[cfg(feature = "schema")]
 pub mod schema;
+pub mod selector;
 pub mod share;
 pub mod status;
 pub mod sub_dir;

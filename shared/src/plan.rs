@@ -19,6 +19,7 @@ use crate::name::Name;
 use crate::objects::Objects;
 use crate::observed::{Layer, Leases, Liveness, Moment, Observed, Tunnel};
 use crate::publication::{Publication, Sole};
+use crate::selector::Labels;
 use crate::share::{Access, Share};
 
 pub use jitter::Jitter;
@@ -38,6 +39,8 @@ pub struct Desired {
     /// Publications that were there when the node was last asked to shut down. Should it not, they come back: their pods had
     /// their word, and who may use a Share by now is for new ones.
     pub returning: BTreeSet<PublicationId>,
+    /// The labels of each of the cluster's namespaces, if they were ever told.
+    pub namespaces: Option<BTreeMap<String, Labels>>,
 }
 
 impl Desired {
@@ -61,10 +64,16 @@ impl Desired {
             Ok(())
         } else if self.objects.withdrawn.contains(name) {
             Err(Refusal::Withdrawn(name.clone()))
-        } else if !share.namespaces.allow(namespace) {
-            Err(Refusal::OtherNamespace { share: name.clone(), namespace: namespace.clone() })
         } else {
-            Ok(())
+            let nothing = Labels::new();
+            let labels = self.namespaces.as_ref().map(|all| all.get(namespace).unwrap_or(&nothing));
+            let allowed = share.namespaces.allow(namespace, labels);
+            let (share, namespace) = (name.clone(), namespace.clone());
+            match allowed {
+                Some(true) => Ok(()),
+                Some(false) => Err(Refusal::OtherNamespace { share, namespace }),
+                None => Err(Refusal::UnknownLabels { share, namespace }),
+            }
         }
     }
 }
@@ -119,8 +128,14 @@ pub enum Refusal {
     NoShare(Name),
     #[error("the object of Share {0} is gone; it is kept for the pods that use it only")]
     Withdrawn(Name),
-    #[error("Share {share} is not for namespace {namespace:?}: its spec.namespaces must list it")]
+    #[error(
+        "Share {share} is not for namespace {namespace:?}: its spec.namespaces must list it, or its spec.namespaceSelector take the namespace's labels"
+    )]
     OtherNamespace { share: Name, namespace: String },
+    #[error(
+        "Share {share} is for namespaces by their labels, and those of {namespace:?} are not known yet: the API server must be asked first"
+    )]
+    UnknownLabels { share: Name, namespace: String },
     #[error("Share {0} has become ReadOnly; ask again")]
     ReadOnly(Name),
     #[error("nothing of Share {0} is deleted: its spec.allowDelete must be true for that")]

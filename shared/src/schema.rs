@@ -1,6 +1,8 @@
 //! The two objects that people write, as an API server is told of them: for `kubectl explain`, for what it refuses by
 //! itself, and for whoever writes them by program. What is refused here `yaml` refuses as well, which has the last word.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -95,6 +97,10 @@ pub struct TargetSpec {
         "message": "policy is bounded, by what? Say after: 5m, or another time"
     },
     {
+        "rule": "has(self.namespaces) || has(self.namespaceSelector)",
+        "message": "says neither namespaces nor namespaceSelector, so no pod could use the share"
+    },
+    {
         "rule": "self.policy == 'bounded' || !has(self.after)",
         "message": "after is for policy: bounded"
     },
@@ -128,7 +134,11 @@ pub struct ShareSpec {
     pub mount_options: Option<MountOptionsSpec>,
     /// The namespaces whose pods may use it; "*" alone is all.
     #[schemars(length(min = 1, max = 1024), inner(regex(pattern = NAMESPACE), length(max = 63)), extend("x-kubernetes-list-type" = "set", "x-kubernetes-validations" = [{"rule": "self.size() == 1 || !self.exists(name, name == '*')", "message": "\"*\" is all namespaces, and stands alone"}]))]
-    pub namespaces: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<Vec<String>>,
+    /// And those that are labelled so; what is said under it must all hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<SelectorSpec>,
     /// A place on every node where it is mounted as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^(/[^/]+)+$"), length(max = 1024))]
@@ -136,6 +146,43 @@ pub struct ShareSpec {
     /// A claim's directory may be deleted with the claim, where its StorageClass says `onDelete: delete`; not by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_delete: Option<bool>,
+}
+
+/// A Kubernetes LabelSelector.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(has(self.matchLabels) && self.matchLabels.size() > 0) || (has(self.matchExpressions) && self.matchExpressions.size() > 0)",
+    "message": "is empty; for all namespaces say namespaces: [\"*\"]"
+}]))]
+pub struct SelectorSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub match_labels: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub match_expressions: Option<Vec<RequirementSpec>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
+    "message": "In and NotIn have values, Exists and DoesNotExist have none"
+}]))]
+pub struct RequirementSpec {
+    pub key: String,
+    pub operator: Operator,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub values: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub enum Operator {
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -256,7 +303,15 @@ mod tests {
             after: Some("5m".into()),
             accept_lost_writes: Some(true),
             mount_options: Some(options),
-            namespaces: vec!["training".into()],
+            namespaces: Some(vec!["training".into()]),
+            namespace_selector: Some(SelectorSpec {
+                match_labels: Some([("team".to_owned(), "ml".to_owned())].into()),
+                match_expressions: Some(vec![RequirementSpec {
+                    key: "env".into(),
+                    operator: Operator::In,
+                    values: Some(vec!["prod".into()]),
+                }]),
+            }),
             node_mount: Some("/mnt/data".into()),
             allow_delete: Some(true),
         }
@@ -328,6 +383,8 @@ mod tests {
             ("Gateway", &gateway, "/tunnel"),
             ("Gateway", &gateway, "/targets/0"),
             ("Share", &share, ""),
+            ("Share", &share, "/namespaceSelector"),
+            ("Share", &share, "/namespaceSelector/matchExpressions/0"),
         ] {
             let mut known = expected(kind, spec, at);
             // A key has no place in what many may read.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 use crate::node_mount::NodeMount;
+use crate::selector::{Labels, Selector};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
@@ -115,13 +116,19 @@ impl fmt::Display for Access {
 pub enum Namespaces {
     All,
     Only(BTreeSet<Name>),
+    /// Those that are named, and those that are labelled so.
+    Labelled { names: BTreeSet<Name>, selector: Selector },
 }
 
 impl Namespaces {
-    pub fn allow(&self, namespace: &str) -> bool {
+    /// None if its labels would tell, and are not known.
+    pub fn allow(&self, namespace: &str, labels: Option<&Labels>) -> Option<bool> {
+        let named = |names: &BTreeSet<Name>| names.iter().any(|name| name.as_str() == namespace);
         match self {
-            Self::All => true,
-            Self::Only(names) => names.iter().any(|name| name.as_str() == namespace),
+            Self::All => Some(true),
+            Self::Only(names) => Some(named(names)),
+            Self::Labelled { names, .. } if named(names) => Some(true),
+            Self::Labelled { selector, .. } => labels.map(|labels| selector.takes(labels)),
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::report::{PublicationState, Report, ServerState, TunnelState};
 pub struct NodeStatus {
     /// Of the agent.
     pub version: String,
+    /// The Shares by name, for a column.
+    #[serde(default)]
+    pub summary: String,
     /// The Shares that are used on the node.
     #[serde(default)]
     pub shares: Vec<NodeShare>,
@@ -76,9 +79,12 @@ impl NodeStatus {
         });
         let known =
             report.tunnels.iter().filter(|it| it.state == TunnelState::Attached && it.server != ServerState::Unknown);
+        let shares: Vec<NodeShare> =
+            shares.filter(|it| it.volumes + it.pending > 0 || it.node_mount).collect();
         Self {
             version: report.version.clone(),
-            shares: shares.filter(|it| it.volumes + it.pending > 0 || it.node_mount).collect(),
+            summary: listed(shares.iter().map(|share| share.name.clone())),
+            shares,
             servers: known
                 .map(|it| NodeServer {
                     gateway: it.gateway.clone(),
@@ -93,6 +99,10 @@ impl NodeStatus {
     fn share(&self, name: &str) -> Option<&NodeShare> {
         self.shares.iter().find(|share| share.name == name)
     }
+}
+
+fn listed(names: impl Iterator<Item = String>) -> String {
+    names.collect::<Vec<String>>().join(", ")
 }
 
 /// How a Share is on all nodes together.
@@ -154,6 +164,9 @@ impl ShareStatus {
 pub struct GatewayStatus {
     /// Answers from all of them, from some, or from none; none is asked where nobody uses it.
     pub health: GatewayHealth,
+    /// The targets in their order, and which of them are away, for a column.
+    #[serde(default)]
+    pub summary: String,
     #[serde(default)]
     pub targets: Vec<TargetStatus>,
 }
@@ -197,7 +210,12 @@ impl GatewayStatus {
             (0, _) => GatewayHealth::Away,
             _ => GatewayHealth::Degraded,
         };
-        Self { health, targets: seen }
+        let words = |it: &TargetStatus| match (it.answers, it.away) {
+            (_, 0) => it.name.clone(),
+            (0, _) => format!("{} (away)", it.name),
+            (answers, away) => format!("{} (away for {away} of {} nodes)", it.name, answers + away),
+        };
+        Self { health, summary: listed(seen.iter().map(words)), targets: seen }
     }
 }
 
@@ -238,6 +256,7 @@ mod tests {
         assert_eq!(status.health, GatewayHealth::Degraded);
         assert_eq!((status.targets[0].answers, status.targets[0].away), (1, 1));
         assert_eq!((status.targets[1].answers, status.targets[1].away), (0, 0));
+        assert_eq!(status.summary, "a (away for 1 of 2 nodes), b");
         assert_eq!(GatewayStatus::of("gw", &targets, &nodes[1..]).health, GatewayHealth::Away);
         assert_eq!(GatewayStatus::of("other", &targets, &nodes).health, GatewayHealth::Idle);
     }

@@ -46,6 +46,7 @@ impl From<Refusal> for Denied {
         match refusal {
             Refusal::NoShare(_) | Refusal::Withdrawn(_) => Self::NotFound(message),
             Refusal::OtherNamespace { .. } => Self::Forbidden(message),
+            Refusal::UnknownLabels { .. } => Self::Unavailable(message),
             Refusal::ReadOnly(_) => Self::Conflict(message),
             Refusal::OtherNode { .. } | Refusal::OtherPod { .. } | Refusal::MayNotDelete(_) => Self::Failed(message),
         }

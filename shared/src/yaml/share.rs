@@ -1,13 +1,14 @@
 //! Shares as they are written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{Document, Problem, Raw};
+use super::{Document, Problem, Raw, RawMetadata};
 use crate::node_mount::NodeMount;
+use crate::selector::{Is, Requirement, Selector};
 use crate::share::{Access, MountOptions, Namespaces, Policy, Share};
 
 #[derive(Deserialize)]
@@ -20,9 +21,26 @@ pub(super) struct RawShare {
     after: Option<Spanned<String>>,
     accept_lost_writes: Option<Spanned<String>>,
     mount_options: Option<BTreeMap<String, Spanned<String>>>,
-    namespaces: Spanned<Vec<Spanned<String>>>,
+    namespaces: Option<Spanned<Vec<Spanned<String>>>>,
+    namespace_selector: Option<Spanned<RawSelector>>,
     node_mount: Option<Spanned<String>>,
     allow_delete: Option<Spanned<String>>,
+}
+
+/// As Kubernetes writes a LabelSelector.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawSelector {
+    match_labels: Option<BTreeMap<String, String>>,
+    match_expressions: Option<Vec<RawRequirement>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawRequirement {
+    key: String,
+    operator: Spanned<String>,
+    values: Option<Vec<String>>,
 }
 
 const OPTIONS: &str = "timeo, retrans, nconnect, readahead, rsize, wsize, actimeo, noexec";
@@ -43,7 +61,7 @@ impl Document<'_> {
         };
         let policy = self.policy(&spec, access)?;
         let options = self.options(spec.mount_options.as_ref())?;
-        let namespaces = self.namespaces(&spec.namespaces)?;
+        let namespaces = self.namespaces(&raw.metadata, spec.namespaces.as_ref(), spec.namespace_selector.as_ref())?;
         let node_mount = spec.node_mount.as_ref().map(|text| {
             text.value.parse::<NodeMount>().map_err(|error| self.problem(text, "spec.nodeMount", error.to_string()))
         });
@@ -145,23 +163,72 @@ impl Document<'_> {
         }
     }
 
-    fn namespaces(&self, raw: &Spanned<Vec<Spanned<String>>>) -> Result<Namespaces, Problem> {
-        match raw.value.as_slice() {
-            [] => Err(self.problem(
+    fn namespaces(
+        &self,
+        metadata: &RawMetadata,
+        names: Option<&Spanned<Vec<Spanned<String>>>>,
+        labelled: Option<&Spanned<RawSelector>>,
+    ) -> Result<Namespaces, Problem> {
+        let selector = labelled.map(|selector| self.selector(selector)).transpose()?;
+        let Some(raw) = names else {
+            return match selector {
+                Some(selector) => Ok(Namespaces::Labelled { names: BTreeSet::new(), selector }),
+                None => Err(self.problem(
+                    &metadata.name,
+                    "spec",
+                    "says neither namespaces nor namespaceSelector, so no pod could use the share".into(),
+                )),
+            };
+        };
+        match (raw.value.as_slice(), selector) {
+            ([], _) => Err(self.problem(
                 raw,
                 "spec.namespaces",
                 "is empty, so no pod could use the share; name namespaces, or \"*\" for all".into(),
             )),
-            [all] if all.value == "*" => Ok(Namespaces::All),
-            names => names
-                .iter()
-                .enumerate()
-                .map(|(index, name)| {
+            ([all], None) if all.value == "*" => Ok(Namespaces::All),
+            (names, selector) => {
+                let names = names.iter().enumerate().map(|(index, name)| {
                     self.value(name, &format!("spec.namespaces[{index}]"), "a namespace (or \"*\" alone, for all)")
+                });
+                let names = names.collect::<Result<_, _>>()?;
+                Ok(match selector {
+                    None => Namespaces::Only(names),
+                    Some(selector) => Namespaces::Labelled { names, selector },
                 })
-                .collect::<Result<_, _>>()
-                .map(Namespaces::Only),
+            }
         }
+    }
+
+    fn selector(&self, raw: &Spanned<RawSelector>) -> Result<Selector, Problem> {
+        const FIELD: &str = "spec.namespaceSelector";
+        let labels = raw.value.match_labels.iter().flatten();
+        let mut requirements: Vec<Requirement> = labels
+            .map(|(key, value)| Requirement { key: key.clone(), is: Is::In([value.clone()].into()) })
+            .collect();
+        for (index, expression) in raw.value.match_expressions.iter().flatten().enumerate() {
+            let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
+            let is = match (expression.operator.value.as_str(), values.is_empty()) {
+                ("In", false) => Is::In(values),
+                ("NotIn", false) => Is::NotIn(values),
+                ("Exists", true) => Is::There,
+                ("DoesNotExist", true) => Is::Absent,
+                (operator, _) => {
+                    let message = format!(
+                        "is {operator:?} with {} values; use In or NotIn with values, Exists or DoesNotExist with none",
+                        values.len()
+                    );
+                    let field = format!("{FIELD}.matchExpressions[{index}].operator");
+                    return Err(self.problem(&expression.operator, &field, message));
+                }
+            };
+            requirements.push(Requirement { key: expression.key.clone(), is });
+        }
+        if requirements.is_empty() {
+            let message = "is empty; for all namespaces say namespaces: [\"*\"]".into();
+            return Err(self.problem(raw, FIELD, message));
+        }
+        Ok(Selector(requirements))
     }
 }
 
