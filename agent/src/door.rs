@@ -3,6 +3,7 @@
 use moorline_shared::errand::Errand;
 use moorline_shared::publication::{Pod, Publication, check_target_path};
 use moorline_shared::report::Report;
+use moorline_shared::wishes::Wishes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::reconcile::{Denied, Event, Reply, VolumeState};
@@ -21,13 +22,13 @@ impl Door {
 
     /// Returns when the volume is there, or can't be there yet, or may not be. The same call may be made again at any
     /// time, and finds what was done meanwhile.
-    pub(crate) async fn publish(&self, publication: Publication) -> Result<(), Denied> {
+    pub(crate) async fn publish(&self, publication: Publication, wishes: Wishes) -> Result<(), Denied> {
         self.check(&publication.target_path)?;
         let Pod { namespace, name, uid } = &publication.pod;
         if [namespace, name, uid].iter().any(|part| part.is_empty()) {
             return Err(Denied::Invalid("the pod's namespace, name and uid must all be given".into()));
         }
-        self.ask(|reply| Event::Publish(publication, reply)).await.map(drop)
+        self.ask(|reply| Event::Publish(publication, wishes, reply)).await.map(drop)
     }
 
     /// Returns when the volume is gone, or is not gone yet; one that never was is gone.
@@ -40,7 +41,7 @@ impl Door {
     /// at any time.
     pub(crate) async fn run_errand(&self, errand: Errand) -> Result<String, Denied> {
         let publication = Publication::of_errand(errand);
-        self.ask(|reply| Event::Publish(publication, reply)).await.map(Option::unwrap_or_default)
+        self.ask(|reply| Event::Publish(publication, Wishes::default(), reply)).await.map(Option::unwrap_or_default)
     }
 
     /// How a volume is: from what was seen last, and never from a server itself.

@@ -24,6 +24,7 @@ use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
 use moorline_shared::selector::Labels;
 use moorline_shared::usage::Usage;
+use moorline_shared::wishes::Wishes;
 use moorline_shared::yaml::Problem;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -56,7 +57,8 @@ const UNMOUNTABLE: Duration = Duration::from_secs(60);
 
 pub(crate) enum Event {
     Objects(Reading),
-    Publish(Publication, Reply),
+    /// A volume, and how its PersistentVolume says it is to be mounted.
+    Publish(Publication, Wishes, Reply),
     Unpublish {
         target_path: String,
         reply: Reply,
@@ -272,7 +274,7 @@ impl Reconciler {
     fn handle(&mut self, event: Event) -> bool {
         match event {
             Event::Objects(files) => self.take_files(files),
-            Event::Publish(publication, reply) => self.publish(publication, reply),
+            Event::Publish(publication, wishes, reply) => self.publish(publication, &wishes, reply),
             Event::Unpublish { target_path, reply } => self.unpublish(&target_path, reply),
             Event::Report(reply) => {
                 match self.observe(true) {

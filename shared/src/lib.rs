@@ -22,4 +22,5 @@ pub mod share;
 pub mod status;
 pub mod sub_dir;
 pub mod usage;
+pub mod wishes;
 pub mod yaml;

@@ -132,3 +132,22 @@ impl Namespaces {
         }
     }
 }
+
+/// Options that people know from mount.nfs and that would break what moorline promises.
+pub(crate) fn why_not(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "hard" | "soft" | "softerr" | "softreval" => "it is the Share's policy: hard, soft or bounded",
+        "ro" | "rw" => "it is the Share's access",
+        "sharecache" | "nosharecache" => "a superblock that others share would be aborted for one of them",
+        "suid" | "nosuid" | "dev" | "nodev" => "volumes are always nosuid and nodev",
+        "vers" | "nfsvers" | "minorversion" => "recovery rests on NFSv4.1",
+        "proto" | "port" | "addr" | "clientaddr" | "mountaddr" => "it follows from the Gateway",
+        "sec" => "only sec=sys is spoken; the tunnel encrypts",
+        "nolock" | "local_lock" => "locks that the server does not know protect nobody on another node",
+        "nocto" | "noac" | "lookupcache" => "what others wrote would be seen late, or every call would be asked twice",
+        "intr" | "nointr" => "the kernel has ignored it for many years",
+        "bg" | "fg" | "retry" => "the agent tries again by itself",
+        "fatal_neterrors" => "a mount must outlive its network",
+        _ => return None,
+    })
+}

@@ -5,6 +5,7 @@ use hyper::{Request, Response, StatusCode};
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication};
 use moorline_shared::sub_dir::SubDir;
+use moorline_shared::wishes::Wishes;
 use serde::Deserialize;
 use serde_json::json as value;
 
@@ -41,7 +42,7 @@ pub(super) async fn list(api: &Api) -> Result<Response<Body>, Denied> {
 pub(super) async fn publish(api: &Api, request: Request<Incoming>) -> Result<Response<Body>, Denied> {
     let publication = Publication::from(body::<Wanted>(request, EXPECTED).await?);
     let id = publication.id();
-    api.door.publish(publication).await?;
+    api.door.publish(publication, Wishes::default()).await?;
     Ok(json(StatusCode::OK, &value!({ "id": id })))
 }
 

@@ -59,8 +59,8 @@ impl proto::node_server::Node for Node {
         &self,
         request: Request<proto::NodePublishVolumeRequest>,
     ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
-        let publication = volume::publication(request.into_inner())?;
-        self.door.publish(publication).await.map_err(status)?;
+        let (publication, wishes) = volume::publication(request.into_inner())?;
+        self.door.publish(publication, wishes).await.map_err(status)?;
         Ok(Response::new(proto::NodePublishVolumeResponse {}))
     }
 

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication, Sole};
 use moorline_shared::sub_dir::SubDir;
+use moorline_shared::wishes::Wishes;
 use tonic::Status;
 
 use super::proto;
@@ -25,7 +26,7 @@ const EPHEMERAL: &str = "csi.storage.k8s.io/ephemeral";
 /// Set by kubelet and provisioners; nothing follows from them here.
 const IGNORED: [&str; 2] = ["csi.storage.k8s.io/serviceAccount.name", "storage.kubernetes.io/csiProvisionerIdentity"];
 
-pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<Publication, Status> {
+pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<(Publication, Wishes), Status> {
     if request.volume_id.is_empty() {
         return Err(Status::invalid_argument("volume_id is missing"));
     }
@@ -34,47 +35,45 @@ pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<Pu
     }
     let capability =
         request.volume_capability.ok_or_else(|| Status::invalid_argument("volume_capability is missing"))?;
-    let mode = capable(&capability)?;
+    let (mode, wishes) = capable(&capability)?;
     let attributes = Attributes::read(request.volume_context)?;
     // What kubelet says of the mode of a pod's own volume is always the same.
     let (reads, sole) = if attributes.ephemeral { (false, None) } else { access(mode)? };
-    Ok(Publication {
+    let publication = Publication {
         volume_id: request.volume_id,
         target_path: request.target_path,
         share: attributes.share,
         sub_dir: attributes.sub_dir,
-        read_only: request.readonly || reads,
+        read_only: request.readonly || reads || wishes.read_only(),
         pod: attributes.pod,
         sole,
         errand: None,
         node: false,
         wanted: true,
-    })
+    };
+    Ok((publication, wishes))
 }
 
-/// Whether a Share can be what is asked for, and the access mode that goes with it.
-fn capable(capability: &proto::VolumeCapability) -> Result<Mode, Status> {
-    match &capability.access_type {
-        Some(AccessType::Mount(mount)) if !mount.mount_flags.is_empty() => {
-            return Err(Status::invalid_argument(format!(
-                "mount options {:?} are not known: a Share's options are moorline's own",
-                mount.mount_flags
-            )));
-        }
+/// Whether a Share can be what is asked for, the access mode, and how it is to be mounted.
+fn capable(capability: &proto::VolumeCapability) -> Result<(Mode, Wishes), Status> {
+    let wishes = match &capability.access_type {
         Some(AccessType::Mount(mount)) if !matches!(mount.fs_type.as_str(), "" | "nfs" | "nfs4") => {
             return Err(Status::invalid_argument(format!(
                 "fsType {:?} is not what a Share is: leave it out",
                 mount.fs_type
             )));
         }
-        Some(AccessType::Mount(_)) => {}
+        Some(AccessType::Mount(mount)) => {
+            Wishes::read(mount.mount_flags.iter().map(String::as_str)).map_err(Status::invalid_argument)?
+        }
         Some(AccessType::Block(_)) => {
             return Err(Status::invalid_argument("a Share is no block device: use volumeMode Filesystem"));
         }
         None => return Err(Status::invalid_argument("volume_capability is neither of a mount nor of a block device")),
-    }
+    };
     let mode = capability.access_mode.as_ref().map_or(0, |access_mode| access_mode.mode);
-    Mode::try_from(mode).map_err(|_| Status::invalid_argument(format!("access mode {mode} is not known")))
+    let mode = Mode::try_from(mode).map_err(|_| Status::invalid_argument(format!("access mode {mode} is not known")))?;
+    Ok((mode, wishes))
 }
 
 /// Whether it is for readers only, and who may not have it as well.
@@ -147,6 +146,9 @@ impl Attributes {
 
 #[cfg(test)]
 mod tests {
+    use moorline_shared::publication::check_target_path;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn request(mode: Mode, ephemeral: bool) -> proto::NodePublishVolumeRequest {
@@ -171,7 +173,7 @@ mod tests {
 
     #[test]
     fn an_access_mode_says_who_else_may_have_the_volume() {
-        let read = |mode| publication(request(mode, false)).map(|it| (it.read_only, it.sole));
+        let read = |mode| publication(request(mode, false)).map(|(it, _)| (it.read_only, it.sole));
         assert_eq!(read(Mode::MultiNodeMultiWriter).unwrap(), (false, None));
         assert_eq!(read(Mode::MultiNodeReaderOnly).unwrap(), (true, None));
         assert_eq!(read(Mode::SingleNodeMultiWriter).unwrap(), (false, Some(Sole::Node)));
@@ -182,7 +184,7 @@ mod tests {
             assert!(refused.message().contains("is not supported: use ReadWriteMany"), "{refused}");
         }
         // Kubelet says ReadWriteOnce of every inline volume; many pods of a Job may have it all the same.
-        assert_eq!(publication(request(Mode::SingleNodeMultiWriter, true)).unwrap().sole, None);
+        assert_eq!(publication(request(Mode::SingleNodeMultiWriter, true)).unwrap().0.sole, None);
     }
 
     #[test]
@@ -190,7 +192,7 @@ mod tests {
         let with = |key: &str, value: &str| {
             let mut request = request(Mode::MultiNodeMultiWriter, false);
             request.volume_context.insert(key.to_owned(), value.to_owned());
-            publication(request).map_err(|status| status.message().to_owned())
+            publication(request).map(|(it, _)| it).map_err(|status| status.message().to_owned())
         };
         assert_eq!(with("subDir", "a/b").unwrap().sub_dir.unwrap().to_string(), "a/b");
         assert!(with("subDir", "").unwrap().sub_dir.is_none());
@@ -200,5 +202,39 @@ mod tests {
         assert!(with("subDir", "../x").unwrap_err().starts_with("volumeAttributes.subDir: "));
         assert!(with("share", "a/b").unwrap_err().starts_with("volumeAttributes.share: "));
         assert!(with(POD_UID, "").unwrap_err().contains("podInfoOnMount"));
+    }
+
+    proptest! {
+        /// What comes over the socket may be anything: it is refused, or leads nowhere but below kubelet's directory and the share.
+        #[test]
+        fn nothing_leads_outside(
+            volume_id in ".{0,40}",
+            below in "[a-z./\u{0}-]{0,24}",
+            sub_dir in "[a-z./ \u{0}\\\\~$-]{0,24}",
+            (key, value) in (".{0,12}", ".{0,40}"),
+            namespace in ".{0,20}",
+            flag in ".{0,20}",
+        ) {
+            let mut request = request(Mode::MultiNodeMultiWriter, false);
+            request.volume_id = volume_id;
+            request.target_path = format!("/var/lib/kubelet/pods/{below}");
+            let more = [(SUB_DIR.to_owned(), sub_dir), (POD_NAMESPACE.to_owned(), namespace), (key, value)];
+            request.volume_context.extend(more);
+            if let Some(AccessType::Mount(mount)) = request.volume_capability.as_mut().and_then(|it| it.access_type.as_mut()) {
+                mount.mount_flags = vec![flag];
+            }
+            if let Ok((publication, _)) = publication(request) {
+                let parts = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
+                let normal = |part: &String| !matches!(part.as_str(), "" | "." | "..") && !part.contains('\0');
+                if let Some(sub_dir) = &publication.sub_dir {
+                    prop_assert!(parts(&sub_dir.to_string()).iter().all(normal), "{sub_dir}");
+                }
+                if check_target_path(&publication.target_path, "/var/lib/kubelet/pods").is_ok() {
+                    prop_assert!(parts(&publication.target_path)[1..].iter().all(normal), "{}", publication.target_path);
+                }
+                // Its name in the agent's own directories.
+                prop_assert!(publication.id().to_string().bytes().all(|byte| byte.is_ascii_alphanumeric()));
+            }
+        }
     }
 }

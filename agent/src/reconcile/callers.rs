@@ -10,6 +10,7 @@ use moorline_shared::observed::{Moment, Observed};
 use moorline_shared::plan::{self, Lane, Refusal, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Access;
+use moorline_shared::wishes::Wishes;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -71,9 +72,9 @@ impl Waiter {
 }
 
 impl Reconciler {
-    pub(super) fn publish(&mut self, mut publication: Publication, reply: Reply) {
+    pub(super) fn publish(&mut self, mut publication: Publication, wishes: &Wishes, reply: Reply) {
         let id = publication.id();
-        match self.admit(&mut publication) {
+        match self.admit(&mut publication, wishes) {
             Err(denied) => drop(reply.send(Err(denied))),
             Ok(is_new) => {
                 if is_new {
@@ -92,7 +93,7 @@ impl Reconciler {
     }
 
     /// Whether a publication may be: true if it is new, false if it is there already.
-    fn admit(&self, publication: &mut Publication) -> Result<bool, Denied> {
+    fn admit(&self, publication: &mut Publication, wishes: &Wishes) -> Result<bool, Denied> {
         if self.desired.shutdown.is_some() {
             return Err(Denied::Unavailable("the node is shutting down: no volume is published on it any more".into()));
         }
@@ -117,6 +118,7 @@ impl Reconciler {
                 there.target_path, there.share
             )));
         }
+        wishes.suit(share).map_err(Denied::Invalid)?;
         publication.read_only |= share.access == Access::ReadOnly;
         self.desired.may_begin(publication)?;
         self.desired.is_taken(publication, &self.leases)?;

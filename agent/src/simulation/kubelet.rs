@@ -6,6 +6,7 @@ use std::time::Duration;
 use moorline_shared::id::PublicationId;
 use moorline_shared::publication::{Pod, Publication};
 use moorline_shared::share::Access;
+use moorline_shared::wishes::Wishes;
 use tokio::time::{sleep, timeout};
 
 use super::world::{PodTruth, Shared, Volume, World, paths};
@@ -250,7 +251,7 @@ impl Kubelet {
             world.volumes.entry(self.id).and_modify(|volume| volume.asked = true);
             world.now()
         };
-        let answer = self.call(PUBLISH, |door| async move { door.publish(publication).await }).await;
+        let answer = self.call(PUBLISH, |door| async move { door.publish(publication, Wishes::default()).await }).await;
         let mut world = self.world.lock();
         if sheltered
             && answer == Answer::Later
