@@ -26,8 +26,8 @@ use tracing::{debug, info, warn};
 use crate::leases;
 use crate::status::{self, Change};
 
-const GROUP: &str = "moorline.io";
-const VERSION: &str = "v1alpha1";
+pub(crate) const GROUP: &str = "moorline.io";
+pub(crate) const VERSION: &str = "v1alpha1";
 const LEADER: &str = "moorline-controller";
 /// What is labelled so are Leases of volumes.
 const OF_VOLUMES: &str = "moorline.io/lease=volume";
@@ -164,7 +164,7 @@ impl Cluster {
     }
 }
 
-fn status_of(report: &DynamicObject) -> Option<NodeStatus> {
+pub(crate) fn status_of(report: &DynamicObject) -> Option<NodeStatus> {
     serde_json::from_value(report.data.get("status")?.clone()).ok()
 }
 

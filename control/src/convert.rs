@@ -405,7 +405,10 @@ mod tests {
         let objects = ours(&yaml);
         let share = objects.shares.values().next().unwrap();
         assert_eq!((share.export.as_str(), share.options.nconnect), ("/exports/ckpt", Some(4)));
-        assert!(share.namespaces.allow("training", None) == Some(true) && share.namespaces.allow("default", None) == Some(false));
+        assert!(
+            share.namespaces.allow("training", None) == Some(true)
+                && share.namespaces.allow("default", None) == Some(false)
+        );
         assert!(yaml.contains("volumeHandle: old-moorline") && yaml.contains("share: old"), "{yaml}");
         assert!(yaml.contains("# A claim stays with the volume"), "{yaml}");
         assert_eq!(yaml.matches("name: ckpt").count(), 2, "the claim, and the volume that is for it: {yaml}");

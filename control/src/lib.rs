@@ -5,3 +5,4 @@ pub mod convert;
 pub mod crds;
 mod leases;
 mod status;
+pub mod uninstall;

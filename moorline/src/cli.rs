@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Controller(Controller),
     /// Turn PersistentVolumes of nfs, or a provider's list of shares, into objects of ours: from stdin to stdout.
     Convert(Convert),
+    /// Take everything out of the cluster: waits until no pod has a volume any more, and takes none away.
+    Uninstall(Uninstall),
     /// Print the CustomResourceDefinitions, for `kubectl apply -f -`.
     Crds,
 }
@@ -69,6 +71,13 @@ pub(crate) struct Convert {
     /// The address of a server that is given by its name. May be repeated.
     #[arg(long, value_name = "NAME=IP", value_parser = address)]
     pub(crate) address: Vec<(String, IpAddr)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Uninstall {
+    /// Say what would be waited for and deleted, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 fn address(text: &str) -> Result<(String, IpAddr), String> {

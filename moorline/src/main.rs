@@ -21,7 +21,7 @@ use exit::Exit;
 use moorline_agent::app::{self, Settings};
 use moorline_agent::{hands, killpoint};
 use moorline_control::convert::{self, Hints};
-use moorline_control::{controller, crds};
+use moorline_control::{controller, crds, uninstall};
 use output::Failure;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -47,6 +47,9 @@ fn main() -> ExitCode {
         Command::Events(events) => events::run(&events),
         Command::Controller(controller) => run_controller(controller),
         Command::Convert(wanted) => output::run(async { output::print(&converted(&wanted)?) }),
+        Command::Uninstall(wanted) => {
+            output::run(async { Ok(uninstall::run(wanted.dry_run, |line| println!("{line}")).await?) })
+        }
         Command::Crds => output::run(async { output::print(&crds::yaml()?) }),
     };
     exit.into()

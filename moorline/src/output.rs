@@ -7,6 +7,7 @@ use std::time::Duration;
 use moorline_agent::api::AskError;
 use moorline_control::convert::ConvertError;
 use moorline_control::crds::WriteError;
+use moorline_control::uninstall::UninstallError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
@@ -41,9 +42,12 @@ pub(crate) fn run(command: impl Future<Output = Result<(), Failure>>) -> Exit {
             match failure {
                 Failure::Late | Failure::Ask(AskError::Connect { .. } | AskError::Ended(_)) => Exit::NoAgent,
                 Failure::Convert(_) | Failure::Read(..) => Exit::BadInput,
-                Failure::Ask(_) | Failure::Write(_) | Failure::Json(_) | Failure::Crds(_) | Failure::Signals(_) => {
-                    Exit::Failed
-                }
+                Failure::Ask(_)
+                | Failure::Write(_)
+                | Failure::Json(_)
+                | Failure::Crds(_)
+                | Failure::Uninstall(_)
+                | Failure::Signals(_) => Exit::Failed,
             }
         }
     }
@@ -63,6 +67,8 @@ pub(crate) enum Failure {
     Crds(#[from] WriteError),
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    #[error(transparent)]
+    Uninstall(#[from] UninstallError),
     #[error("read {0}")]
     Read(String, #[source] io::Error),
     #[error("wait for signals")]

@@ -219,7 +219,9 @@ mod tests {
         let (next, problems) = revise(&old, &(gateway("10.0.0.9") + &share("/other", "[b]")), true);
         assert_eq!((&next.gateways, &next.shares, problems.len()), (&old.gateways, &old.shares, 2));
         let (next, problems) = revise(&old, &(gateway("10.0.0.1") + &share("/data", "[b]")), true);
-        assert!(problems.is_empty() && next.shares.values().all(|share| share.namespaces.allow("b", None) == Some(true)));
+        assert!(
+            problems.is_empty() && next.shares.values().all(|share| share.namespaces.allow("b", None) == Some(true))
+        );
         let (next, problems) = revise(&old, &(gateway("10.0.0.9") + &share("/other", "[b]")), false);
         assert!(problems.is_empty() && next != old);
     }

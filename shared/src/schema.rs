@@ -305,7 +305,8 @@ mod tests {
             mount_options: Some(options),
             namespaces: Some(vec!["training".into()]),
             namespace_selector: Some(SelectorSpec {
-                match_labels: Some([("team".to_owned(), "ml".to_owned())].into()),
+                // Whatever keys.
+                match_labels: Some(BTreeMap::new()),
                 match_expressions: Some(vec![RequirementSpec {
                     key: "env".into(),
                     operator: Operator::In,

@@ -117,7 +117,10 @@ pub enum Namespaces {
     All,
     Only(BTreeSet<Name>),
     /// Those that are named, and those that are labelled so.
-    Labelled { names: BTreeSet<Name>, selector: Selector },
+    Labelled {
+        names: BTreeSet<Name>,
+        selector: Selector,
+    },
 }
 
 impl Namespaces {

@@ -79,8 +79,7 @@ impl NodeStatus {
         });
         let known =
             report.tunnels.iter().filter(|it| it.state == TunnelState::Attached && it.server != ServerState::Unknown);
-        let shares: Vec<NodeShare> =
-            shares.filter(|it| it.volumes + it.pending > 0 || it.node_mount).collect();
+        let shares: Vec<NodeShare> = shares.filter(|it| it.volumes + it.pending > 0 || it.node_mount).collect();
         Self {
             version: report.version.clone(),
             summary: listed(shares.iter().map(|share| share.name.clone())),

@@ -55,8 +55,25 @@ impl Field {
 
 /// What every volume is anyway, or what is nothing to the client.
 const GRANTED: [&str; 19] = [
-    "rw", "nosuid", "nodev", "vers=4", "vers=4.1", "nfsvers=4", "nfsvers=4.1", "minorversion=1", "proto=tcp", "tcp",
-    "sec=sys", "nosharecache", "noatime", "nodiratime", "relatime", "async", "_netdev", "nofail", "defaults",
+    "rw",
+    "nosuid",
+    "nodev",
+    "vers=4",
+    "vers=4.1",
+    "nfsvers=4",
+    "nfsvers=4.1",
+    "minorversion=1",
+    "proto=tcp",
+    "tcp",
+    "sec=sys",
+    "nosharecache",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "async",
+    "_netdev",
+    "nofail",
+    "defaults",
 ];
 
 impl Wishes {

@@ -30,7 +30,18 @@ struct Wanted {
 impl From<Wanted> for Publication {
     fn from(Wanted { share, sub_dir, target_path, read_only, pod, volume_id }: Wanted) -> Self {
         let volume_id = volume_id.unwrap_or_default();
-        Self { volume_id, target_path, share, sub_dir, read_only, pod, sole: None, errand: None, node: false, wanted: true }
+        Self {
+            volume_id,
+            target_path,
+            share,
+            sub_dir,
+            read_only,
+            pod,
+            sole: None,
+            errand: None,
+            node: false,
+            wanted: true,
+        }
     }
 }
 

@@ -72,7 +72,8 @@ fn capable(capability: &proto::VolumeCapability) -> Result<(Mode, Wishes), Statu
         None => return Err(Status::invalid_argument("volume_capability is neither of a mount nor of a block device")),
     };
     let mode = capability.access_mode.as_ref().map_or(0, |access_mode| access_mode.mode);
-    let mode = Mode::try_from(mode).map_err(|_| Status::invalid_argument(format!("access mode {mode} is not known")))?;
+    let mode =
+        Mode::try_from(mode).map_err(|_| Status::invalid_argument(format!("access mode {mode} is not known")))?;
     Ok((mode, wishes))
 }
 

@@ -279,6 +279,7 @@ mod tests {
     }
 
     impl Drop for Root {
+        #[expect(clippy::disallowed_methods, reason = "it made the directory, and mounts nothing there")]
         fn drop(&mut self) {
             fs::remove_dir_all(&self.0).unwrap();
         }

@@ -11,6 +11,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use moorline_shared::happening::{Gravity, Kind, Record};
 use moorline_shared::observed::Moment;
+use moorline_shared::report::{PublicationReport, PublicationState};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -22,6 +23,8 @@ use crate::window::Window;
 const CONTROLLER: &str = "moorline.io/agent";
 /// What the API server takes for a note.
 const LONGEST: usize = 1024;
+/// Of so many it is known what was said last; then all begins anew.
+const REMEMBERED: usize = 4096;
 /// How long one request may take, and from one that failed to the next.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -29,7 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) async fn tell(client: Client, node: String, window: Arc<Window>, door: Door, clock: Clock) {
     let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(node.clone()) };
     let mut teller = Teller {
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: Recorder::new(client.clone(), reporter.clone()),
+        reporter,
+        said: BTreeMap::new(),
         client,
         node,
         door,
@@ -133,6 +138,9 @@ fn pod_reference(namespace: &str, name: &str, uid: &str) -> ObjectReference {
 struct Teller {
     client: Client,
     recorder: Recorder,
+    reporter: Reporter,
+    /// The last note for each reason, by the subject's UID.
+    said: BTreeMap<(String, &'static str), String>,
     node: String,
     door: Door,
     limits: Limits,
@@ -141,6 +149,17 @@ struct Teller {
 }
 
 impl Teller {
+    /// The recorder counts up what has the same reason, and keeps the note of the first. What is said in other words is another
+    /// Event.
+    fn begin_anew_with(&mut self, subject: &ObjectReference, word: &Word) {
+        let key = (subject.uid.clone().unwrap_or_default(), word.reason);
+        let before = self.said.insert(key, word.note.clone());
+        if before.is_some_and(|before| before != word.note) || self.said.len() > REMEMBERED {
+            self.recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+            self.said.retain(|_, note| *note == word.note);
+        }
+    }
+
     async fn subjects(&self, whom: Whom) -> Vec<ObjectReference> {
         match whom {
             Whom::Pod(pod) => vec![pod],
@@ -148,7 +167,9 @@ impl Teller {
             Whom::Share(name) => {
                 let mut subjects: Vec<_> = self.object(objects::Kind::Share, &name).await.into_iter().collect();
                 if let Ok(report) = self.door.report().await {
-                    let users = report.publications.iter().filter(|it| it.share == name && !it.node);
+                    // To a pod whose volume has yet to come kubelet says itself why it does not.
+                    let has_it = |it: &&PublicationReport| it.state == PublicationState::Published && !it.node;
+                    let users = report.publications.iter().filter(|it| it.share == name).filter(has_it);
                     subjects.extend(users.map(|it| pod_reference(&it.namespace, &it.pod, &it.pod_uid)));
                 }
                 subjects
@@ -179,6 +200,7 @@ impl Teller {
     }
 
     async fn say(&mut self, subject: ObjectReference, word: Word) {
+        self.begin_anew_with(&subject, &word);
         let event = Event {
             type_: if word.warns { EventType::Warning } else { EventType::Normal },
             reason: word.reason.to_owned(),

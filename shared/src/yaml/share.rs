@@ -65,8 +65,7 @@ impl Document<'_> {
         let node_mount = spec.node_mount.as_ref().map(|text| {
             text.value.parse::<NodeMount>().map_err(|error| self.problem(text, "spec.nodeMount", error.to_string()))
         });
-        let allow_delete =
-            spec.allow_delete.as_ref().map(|text| self.truth(text, "spec.allowDelete")).transpose()?;
+        let allow_delete = spec.allow_delete.as_ref().map(|text| self.truth(text, "spec.allowDelete")).transpose()?;
         Ok(Share {
             name: self.name(&raw.metadata)?,
             gateway: self.value(&spec.gateway, "spec.gateway", "the name of a Gateway")?,
@@ -203,9 +202,8 @@ impl Document<'_> {
     fn selector(&self, raw: &Spanned<RawSelector>) -> Result<Selector, Problem> {
         const FIELD: &str = "spec.namespaceSelector";
         let labels = raw.value.match_labels.iter().flatten();
-        let mut requirements: Vec<Requirement> = labels
-            .map(|(key, value)| Requirement { key: key.clone(), is: Is::In([value.clone()].into()) })
-            .collect();
+        let mut requirements: Vec<Requirement> =
+            labels.map(|(key, value)| Requirement { key: key.clone(), is: Is::In([value.clone()].into()) }).collect();
         for (index, expression) in raw.value.match_expressions.iter().flatten().enumerate() {
             let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
             let is = match (expression.operator.value.as_str(), values.is_empty()) {

@@ -39,7 +39,9 @@ fn a_file_of_several_documents_is_read() {
     let Path::Tunnel(tunnel) = &gateway.path else { panic!("{gateway:?}") };
     assert_eq!(tunnel.mtu, 1420);
     let Object::Share(share) = &objects[1].object else { panic!("{objects:?}") };
-    assert!(share.namespaces.allow("training", None) == Some(true) && share.namespaces.allow("other", None) == Some(false));
+    assert!(
+        share.namespaces.allow("training", None) == Some(true) && share.namespaces.allow("other", None) == Some(false)
+    );
 }
 
 #[test]
@@ -71,7 +73,10 @@ fn each_refusal_names_file_line_and_field() {
         (SHARE.replace("[training]", "[]"), "f.yaml:4: spec.namespaces: is empty"),
         (SHARE.replace("[training]", "[a, '*']"), "f.yaml:4: spec.namespaces[1]:"),
         (SHARE.replace(", namespaces: [training]", ""), "f.yaml:3: spec: says neither namespaces nor"),
-        (SHARE.replace("namespaces: [training]", "namespaceSelector: {}"), "f.yaml:4: spec.namespaceSelector: is empty"),
+        (
+            SHARE.replace("namespaces: [training]", "namespaceSelector: {}"),
+            "f.yaml:4: spec.namespaceSelector: is empty",
+        ),
         (
             SHARE.replace(
                 "namespaces: [training]",

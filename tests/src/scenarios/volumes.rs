@@ -135,7 +135,10 @@ pub(super) fn errands_stay_in_their_share() {
     sh("mkdir -p /srv/a/checkpoints/team/one/deep && touch /srv/a/checkpoints/team/one/deep/file");
     let dry = ask("scratch", "team/one", json!({"delete": {"dryRun": true}}));
     assert_eq!(dry, (200, "team/one would be deleted, with 1 files and 1 directories in it".into()));
-    assert_eq!(ask("scratch", "team/one", delete), (200, "team/one is deleted, with 1 files and 1 directories in it".into()));
+    assert_eq!(
+        ask("scratch", "team/one", delete),
+        (200, "team/one is deleted, with 1 files and 1 directories in it".into())
+    );
     assert_eq!(ask("checkpoints", "mine", json!("archive")), (200, "mine is archived-mine-c1 now".into()));
     let names = site.tree().names();
     assert!(names.contains("checkpoints/archived-mine-c1") && !names.contains("checkpoints/team/one"), "{names:?}");
