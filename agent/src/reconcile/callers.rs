@@ -119,7 +119,8 @@ impl Reconciler {
             )));
         }
         wishes.suit(share).map_err(Denied::Invalid)?;
-        publication.read_only |= share.access == Access::ReadOnly;
+        // What is to be written in it is refused instead.
+        publication.read_only |= share.access == Access::ReadOnly && publication.errand.is_none();
         self.desired.may_begin(publication)?;
         self.desired.is_taken(publication, &self.leases)?;
         Ok(true)
