@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use moorline_csi::capability;
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication, Sole};
 use moorline_shared::sub_dir::SubDir;
@@ -10,7 +11,6 @@ use moorline_shared::wishes::Wishes;
 use tonic::Status;
 
 use super::proto;
-use proto::volume_capability::AccessType;
 use proto::volume_capability::access_mode::Mode;
 
 /// What a volume may say of itself.
@@ -35,7 +35,8 @@ pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<(P
     }
     let capability =
         request.volume_capability.ok_or_else(|| Status::invalid_argument("volume_capability is missing"))?;
-    let (mode, wishes) = capable(&capability)?;
+    let mode = capability::access_mode(&capability)?;
+    let wishes = Wishes::read(capability::mount_flags(&capability)).map_err(Status::invalid_argument)?;
     let attributes = Attributes::read(request.volume_context)?;
     // What kubelet says of the mode of a pod's own volume is always the same.
     let (reads, sole) = if attributes.ephemeral { (false, None) } else { access(mode)? };
@@ -54,29 +55,6 @@ pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<(P
     Ok((publication, wishes))
 }
 
-/// Whether a Share can be what is asked for, the access mode, and how it is to be mounted.
-fn capable(capability: &proto::VolumeCapability) -> Result<(Mode, Wishes), Status> {
-    let wishes = match &capability.access_type {
-        Some(AccessType::Mount(mount)) if !matches!(mount.fs_type.as_str(), "" | "nfs" | "nfs4") => {
-            return Err(Status::invalid_argument(format!(
-                "fsType {:?} is not what a Share is: leave it out",
-                mount.fs_type
-            )));
-        }
-        Some(AccessType::Mount(mount)) => {
-            Wishes::read(mount.mount_flags.iter().map(String::as_str)).map_err(Status::invalid_argument)?
-        }
-        Some(AccessType::Block(_)) => {
-            return Err(Status::invalid_argument("a Share is no block device: use volumeMode Filesystem"));
-        }
-        None => return Err(Status::invalid_argument("volume_capability is neither of a mount nor of a block device")),
-    };
-    let mode = capability.access_mode.as_ref().map_or(0, |access_mode| access_mode.mode);
-    let mode =
-        Mode::try_from(mode).map_err(|_| Status::invalid_argument(format!("access mode {mode} is not known")))?;
-    Ok((mode, wishes))
-}
-
 /// Whether it is for readers only, and who may not have it as well.
 fn access(mode: Mode) -> Result<(bool, Option<Sole>), Status> {
     Ok(match mode {
@@ -86,12 +64,7 @@ fn access(mode: Mode) -> Result<(bool, Option<Sole>), Status> {
         Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => (false, Some(Sole::Node)),
         Mode::SingleNodeSingleWriter => (false, Some(Sole::Pod)),
         Mode::SingleNodeReaderOnly => (true, Some(Sole::Node)),
-        Mode::MultiNodeSingleWriter | Mode::Unknown => {
-            return Err(Status::invalid_argument(format!(
-                "access mode {} is not supported: use ReadWriteMany, ReadWriteOnce, ReadWriteOncePod or ReadOnlyMany",
-                mode.as_str_name()
-            )));
-        }
+        Mode::MultiNodeSingleWriter | Mode::Unknown => return Err(capability::unsupported(mode)),
     })
 }
 
@@ -149,6 +122,7 @@ impl Attributes {
 mod tests {
     use moorline_shared::publication::check_target_path;
     use proptest::prelude::*;
+    use proto::volume_capability::AccessType;
 
     use super::*;
 
