@@ -14,7 +14,7 @@ use moorline_shared::plan::Jitter;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -123,7 +123,9 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         let telling =
             kube::events::tell(client.clone(), settings.node.clone(), window.clone(), door.clone(), clock.clone());
         tokio::spawn(telling);
-        tokio::spawn(kube::report::keep(client.clone(), settings.node.clone(), window.clone(), door.clone()));
+        let (outcomes, said) = watch::channel(Vec::new());
+        tokio::spawn(kube::errands::run(client.clone(), settings.node.clone(), door.clone(), outcomes));
+        tokio::spawn(kube::report::keep(client.clone(), settings.node.clone(), window.clone(), door.clone(), said));
         let fit = window.clone();
         let is_fit = move || fit.vitals.is_fit() && kernel::has_nfs();
         tokio::spawn(kube::node::keep(client.clone(), settings.node.clone(), nameplate, is_fit, wall_clock()));

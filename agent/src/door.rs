@@ -1,6 +1,7 @@
 //! Where requests come in, kubelet's and those of the agent's own socket alike: checked, then put to the loop.
 
 use moorline_shared::errand::Errand;
+use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication, check_target_path};
 use moorline_shared::report::Report;
 use moorline_shared::wishes::Wishes;
@@ -42,6 +43,13 @@ impl Door {
     pub(crate) async fn run_errand(&self, errand: Errand) -> Result<String, Denied> {
         let publication = Publication::of_errand(errand);
         self.ask(|reply| Event::Publish(publication, Wishes::default(), reply)).await.map(Option::unwrap_or_default)
+    }
+
+    /// It is asked for no more. What is under way may be done all the same.
+    pub(crate) async fn forget_errand(&self, id: &Name) {
+        let target_path = Publication::errand_path(id);
+        // Who stops forgets it too, and the next one is not asked for it.
+        let _ = self.ask(|reply| Event::Unpublish { target_path, reply }).await;
     }
 
     /// How a volume is: from what was seen last, and never from a server itself.

@@ -1,5 +1,6 @@
 //! What the API server says. While it is away what it said last stands, and the agent goes on.
 
+pub(crate) mod errands;
 pub(crate) mod events;
 pub(crate) mod leases;
 pub(crate) mod namespaces;

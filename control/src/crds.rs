@@ -2,7 +2,7 @@
 
 use kube_core::schema::StructuralSchemaRewriter;
 use moorline_shared::schema::{GatewaySpec, ShareSpec};
-use moorline_shared::status::{GatewayStatus, NodeStatus, ShareStatus};
+use moorline_shared::status::{GatewayStatus, NodeSpec, NodeStatus, ShareStatus};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ fn share() -> Value {
     definition("Share", "shares", "msh", &columns, &json!({"spec": spec, "status": status}), &json!(["spec"]))
 }
 
-/// Written by agents alone.
+/// Its spec is written by the controller, its status by the node's agent, and nothing of it by people.
 fn node() -> Value {
     let columns = json!([
         {"name": "Version", "type": "string", "jsonPath": ".status.version"},
@@ -61,7 +61,8 @@ fn node() -> Value {
         {"name": "Problems", "type": "string", "jsonPath": ".status.problems[0]", "priority": 1},
         age(),
     ]);
-    definition("MoorlineNode", "moorlinenodes", "mno", &columns, &json!({"status": schema::<NodeStatus>()}), &json!([]))
+    let (spec, status) = (schema::<NodeSpec>(), schema::<NodeStatus>());
+    definition("MoorlineNode", "moorlinenodes", "mno", &columns, &json!({"spec": spec, "status": status}), &json!([]))
 }
 
 fn age() -> Value {

@@ -85,8 +85,7 @@ impl Publication {
     pub fn of_errand(errand: Errand) -> Self {
         Self {
             volume_id: errand.id.to_string(),
-            // No path: nothing is ever mounted there.
-            target_path: format!("errand:{}", errand.id),
+            target_path: Self::errand_path(&errand.id),
             share: errand.share,
             sub_dir: Some(errand.sub_dir),
             read_only: false,
@@ -96,6 +95,11 @@ impl Publication {
             errand: Some(errand.task),
             wanted: true,
         }
+    }
+
+    /// No path: nothing is ever mounted there.
+    pub fn errand_path(id: &Name) -> String {
+        format!("errand:{id}")
     }
 
     pub fn as_errand(&self) -> Option<Errand> {

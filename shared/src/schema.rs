@@ -235,7 +235,7 @@ pub struct MountOptionsSpec {
     pub noexec: Option<bool>,
 }
 
-const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+pub(crate) const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 const NAMESPACE: &str = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
 const EXPORT: &str = "^(/|(/[^/]+)+)$";
 const DURATION: &str = "^([0-9]+(ms|s|m|h|d) ?)+$";

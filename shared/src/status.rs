@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::errand::{Errand, Outcome};
 use crate::report::{PublicationState, Report, ServerState, TunnelState};
 
 /// How things are on one node, as its agent says.
@@ -26,6 +27,20 @@ pub struct NodeStatus {
     /// What was refused, and what fails and is tried again.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// What became of what the controller asked for.
+    #[serde(default)]
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What the controller asks of one node's agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec {
+    /// Directories that are to be made, put aside or deleted, until the controller has seen that they are.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"])))]
+    pub requests: Vec<Errand>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +107,7 @@ impl NodeStatus {
                 })
                 .collect(),
             problems: report.problems.clone(),
+            outcomes: Vec::new(),
         }
     }
 

@@ -2,12 +2,12 @@
 //! no symlink and into no other file system. Each may be cut short anywhere and is then done again.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use moorline_shared::errand::{Errand, Task};
 use moorline_shared::id::SuperblockId;
-use moorline_shared::name::Name;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, Dir, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, fchmod, fchown, mkdirat, openat2, renameat, statx,
@@ -28,37 +28,24 @@ pub(super) fn errand(paths: &Paths, superblock: &SuperblockId, errand: &Errand) 
 
 fn run(root: &OwnedFd, errand: &Errand) -> Result<String, Failure> {
     let path = errand.sub_dir.as_path();
-    let name = path.file_name().unwrap_or_default();
+    let place = |parent| Place { parent, name: path.file_name().unwrap_or_default(), errand };
     let parent = path.parent().unwrap_or(Path::new(""));
+    let parent = match &errand.task {
+        Task::Make { .. } => Some(make_way(root, parent)?),
+        _ => open_way(root, parent)?,
+    };
+    let Some(place) = parent.map(place) else { return Ok(not_there(errand)) };
     match &errand.task {
-        Task::Make { uid, gid, mode } => {
-            let parent = make_way(root, parent)?;
-            make(&parent, name, errand, (*uid, *gid, *mode))
-        }
-        Task::Archive => {
-            let aside = beside(&errand.id, "archived-", name);
-            match open_way(root, parent)? {
-                Some(parent) => put_aside(&parent, name, &aside, errand),
-                None => Ok(not_there(errand)),
-            }
-        }
-        Task::Delete { dry_run } => match open_way(root, parent)? {
-            Some(parent) => delete(&parent, name, errand, *dry_run),
-            None => Ok(not_there(errand)),
-        },
+        Task::Make { uid, gid, mode } => place.make((*uid, *gid, *mode)),
+        Task::Unmake {} => place.unmake(),
+        Task::Archive {} => place.archive(),
+        Task::Delete { dry_run: true } => place.would_delete(),
+        Task::Delete { dry_run: false } => place.delete(),
     }
 }
 
 fn not_there(errand: &Errand) -> String {
     format!("{} is not there", errand.sub_dir)
-}
-
-/// A name that nobody else gives.
-fn beside(id: &Name, prefix: &str, name: &OsStr) -> OsString {
-    let mut aside = OsString::from(prefix);
-    aside.push(name);
-    aside.push(format!("-{id}"));
-    aside
 }
 
 fn enter(at: impl AsFd, way: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -99,84 +86,166 @@ fn make_way(root: &OwnedFd, way: &Path) -> Result<OwnedFd, Failure> {
     Ok(at)
 }
 
-/// Under another name until it belongs to whom it is for: who finds it may use it.
-fn make(parent: &OwnedFd, name: &OsStr, errand: &Errand, (uid, gid, mode): (u32, u32, u32)) -> Result<String, Failure> {
-    let failed = |what: &str| {
-        let what = format!("{what} {}", errand.sub_dir);
-        move |error: Errno| doing(what)(error.into())
-    };
-    let fresh = beside(&errand.id, ".moorline-new-", name);
-    let exists = || match enter(parent, Path::new(name), OFlags::PATH) {
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(error) => Err(explain(errand.sub_dir.as_path(), error)),
-    };
-    let there = exists()?;
-    if !there {
-        match mkdirat(parent, &fresh, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(failed("make")(error)),
-        }
-        let directory = enter(parent, Path::new(&fresh), OFlags::RDONLY).map_err(failed("open"))?;
-        fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(failed("give away"))?;
-        fchmod(&directory, Mode::from(mode)).map_err(failed("set the permissions of"))?;
-        match renameat(parent, &fresh, parent, name) {
-            Ok(()) => return Ok(format!("made {}", errand.sub_dir)),
-            // Somebody else was faster, and has used it.
-            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-            Err(error) => return Err(failed("put in its place")(error)),
-        }
-    }
-    match unlinkat(parent, &fresh, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(format!("{} was there", errand.sub_dir)),
-        Err(error) => Err(failed("take away what is not needed of")(error)),
-    }
+/// Where a claim's directory is, or is to be.
+struct Place<'a> {
+    parent: OwnedFd,
+    name: &'a OsStr,
+    errand: &'a Errand,
 }
 
-/// Whether it was there under its own name, or is under the other by now.
-fn put_aside(parent: &OwnedFd, name: &OsStr, aside: &OsStr, errand: &Errand) -> Result<String, Failure> {
-    if enter(parent, Path::new(aside), OFlags::PATH).is_ok() {
-        return Ok(format!("{} is {} now", errand.sub_dir, aside.display()));
+impl Place<'_> {
+    /// Says, as long as the directory is there, that it was made for this very claim: of no other is anything taken away,
+    /// whoever asks for it, and however late. Beside the directory: what is in it is its user's.
+    fn mark(&self) -> OsString {
+        format!(".moorline-made-{}", self.errand.id).into()
     }
-    // A symlink, or a file, is none of ours.
-    match enter(parent, Path::new(name), OFlags::PATH) {
-        Ok(_) => {}
-        Err(Errno::NOENT) => return Ok(not_there(errand)),
-        Err(error) => return Err(explain(errand.sub_dir.as_path(), error)),
-    }
-    renameat(parent, name, parent, aside)
-        .map_err(|error| doing(format!("rename {} to {}", errand.sub_dir, aside.display()))(error.into()))?;
-    Ok(format!("{} is {} now", errand.sub_dir, aside.display()))
-}
 
-fn delete(parent: &OwnedFd, name: &OsStr, errand: &Errand, dry_run: bool) -> Result<String, Failure> {
-    let trash = beside(&errand.id, ".moorline-trash-", name);
-    let shown = |tally: &Tally, verb: &str| {
-        format!("{} {verb}, with {} files and {} directories in it", errand.sub_dir, tally.files, tally.directories)
-    };
-    let mut tally = Tally::default();
-    if dry_run {
-        return match enter(parent, Path::new(name), OFlags::RDONLY) {
-            Ok(directory) => {
-                let mount = mount_of(&directory)?;
-                walk(&directory, mount, &mut tally, false)?;
-                Ok(shown(&tally, "would be deleted"))
+    fn fresh(&self) -> OsString {
+        format!(".moorline-new-{}", self.errand.id).into()
+    }
+
+    fn trash(&self) -> OsString {
+        format!(".moorline-trash-{}", self.errand.id).into()
+    }
+
+    fn aside(&self) -> OsString {
+        format!("archived-{}-{}", self.name.display(), self.errand.id).into()
+    }
+
+    fn failed(&self, what: &str) -> impl Fn(Errno) -> Failure + use<> {
+        let what = format!("{what} {}", self.errand.sub_dir);
+        move |error| doing(what.clone())(error.into())
+    }
+
+    /// A symlink, or a file, is none of ours.
+    fn open(&self, name: &OsStr, flags: OFlags) -> Result<Option<OwnedFd>, Failure> {
+        match enter(&self.parent, Path::new(name), flags) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(explain(self.errand.sub_dir.as_path(), error)),
+        }
+    }
+
+    fn has(&self, name: &OsStr) -> Result<bool, Failure> {
+        Ok(self.open(name, OFlags::PATH)?.is_some())
+    }
+
+    fn make_one(&self, name: &OsStr) -> Result<(), Failure> {
+        match mkdirat(&self.parent, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(self.failed("make")(error)),
+        }
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> Result<(), Failure> {
+        renameat(&self.parent, from, &self.parent, to).map_err(self.failed(&format!("rename to {}", to.display())))
+    }
+
+    /// Under another name until it belongs to whom it is for: who finds it may use it. The mark comes after the one and before
+    /// the other, so that wherever this is cut short the next one sees whose the directory is.
+    fn make(&self, (uid, gid, mode): (u32, u32, u32)) -> Result<String, Failure> {
+        let (mark, fresh) = (self.mark(), self.fresh());
+        let made = Ok(format!("made {}", self.errand.sub_dir));
+        if self.has(self.name)? {
+            if !self.has(&fresh)? {
+                return if self.has(&mark)? { made } else { Ok(self.found()) };
             }
-            Err(Errno::NOENT) => Ok(not_there(errand)),
-            Err(error) => Err(explain(errand.sub_dir.as_path(), error)),
-        };
-    }
-    // First out of everybody's sight: what is deleted in part is nobody's data any more.
-    put_aside(parent, name, &trash, errand)?;
-    match enter(parent, Path::new(&trash), OFlags::RDONLY) {
-        Ok(directory) => {
-            let mount = mount_of(&directory)?;
-            walk(&directory, mount, &mut tally, true)?;
-            remove(parent, &trash, AtFlags::REMOVEDIR)?;
-            Ok(shown(&tally, "is deleted"))
+        } else {
+            self.make_one(&fresh)?;
+            let directory = enter(&self.parent, Path::new(&fresh), OFlags::RDONLY).map_err(self.failed("open"))?;
+            fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(self.failed("give away"))?;
+            fchmod(&directory, Mode::from(mode)).map_err(self.failed("set the permissions of"))?;
+            self.make_one(&mark)?;
+            match renameat(&self.parent, &fresh, &self.parent, self.name) {
+                Ok(()) => return made,
+                // Somebody else was faster, and has used it.
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                Err(error) => return Err(self.failed("put in its place")(error)),
+            }
         }
-        Err(Errno::NOENT) => Ok(not_there(errand)),
-        Err(error) => Err(explain(Path::new(&trash), error)),
+        remove(&self.parent, &mark, AtFlags::REMOVEDIR)?;
+        remove(&self.parent, &fresh, AtFlags::REMOVEDIR)?;
+        Ok(self.found())
+    }
+
+    fn found(&self) -> String {
+        format!("{} was there", self.errand.sub_dir)
+    }
+
+    /// What nobody has had: its claim was gone before its volume came.
+    fn unmake(&self) -> Result<String, Failure> {
+        if self.has(self.name)? && self.has(&self.mark())? && !self.has(&self.fresh())? {
+            match unlinkat(&self.parent, self.name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                    return Ok(format!("{} stays: there is something in it", self.errand.sub_dir));
+                }
+                Err(error) => return Err(self.failed("take away")(error)),
+            }
+        }
+        remove(&self.parent, &self.mark(), AtFlags::REMOVEDIR)?;
+        remove(&self.parent, &self.fresh(), AtFlags::REMOVEDIR)?;
+        if self.has(self.name)? {
+            Ok(format!("{} stays: it was there", self.errand.sub_dir))
+        } else {
+            Ok(not_there(self.errand))
+        }
+    }
+
+    /// Whether it was there under its own name, or is under the other by now.
+    fn put_aside(&self, aside: &OsStr) -> Result<bool, Failure> {
+        if self.has(aside)? {
+            return Ok(true);
+        }
+        let Some(directory) = self.open_own(OFlags::PATH)? else { return Ok(false) };
+        self.rename(self.name, aside)?;
+        // A call that a server was away for may be done long after it was made.
+        let moved = self.open(aside, OFlags::PATH)?;
+        if moved.map(|moved| inode(&moved)).transpose()? != Some(inode(&directory)?) {
+            self.rename(aside, self.name)?;
+            let message = format!("{} is another directory by now: it stays", self.errand.sub_dir);
+            return Err(Failure::definite(message));
+        }
+        Ok(true)
+    }
+
+    /// The directory, if it is there; refused if it was made for somebody else.
+    fn open_own(&self, flags: OFlags) -> Result<Option<OwnedFd>, Failure> {
+        let Some(directory) = self.open(self.name, flags)? else { return Ok(None) };
+        if self.has(&self.mark())? {
+            return Ok(Some(directory));
+        }
+        Err(Failure::definite(format!(
+            "{} was not made for this claim, and so it stays: it was there before. To give up the volume without it, set persistentVolumeReclaimPolicy: Retain and delete the PersistentVolume",
+            self.errand.sub_dir
+        )))
+    }
+
+    fn archive(&self) -> Result<String, Failure> {
+        let aside = self.aside();
+        let there = self.put_aside(&aside)?;
+        remove(&self.parent, &self.mark(), AtFlags::REMOVEDIR)?;
+        Ok(if there { format!("{} is {} now", self.errand.sub_dir, aside.display()) } else { not_there(self.errand) })
+    }
+
+    fn would_delete(&self) -> Result<String, Failure> {
+        let Some(directory) = self.open_own(OFlags::RDONLY)? else { return Ok(not_there(self.errand)) };
+        let mut tally = Tally::default();
+        walk(&directory, mount_of(&directory)?, &mut tally, false)?;
+        Ok(format!("{} would be deleted, with {tally}", self.errand.sub_dir))
+    }
+
+    fn delete(&self) -> Result<String, Failure> {
+        let trash = self.trash();
+        // First out of everybody's sight: what is deleted in part is nobody's data any more.
+        let there = self.put_aside(&trash)?;
+        let mut tally = Tally::default();
+        if let Some(directory) = self.open(&trash, OFlags::RDONLY)? {
+            walk(&directory, mount_of(&directory)?, &mut tally, true)?;
+            remove(&self.parent, &trash, AtFlags::REMOVEDIR)?;
+        }
+        remove(&self.parent, &self.mark(), AtFlags::REMOVEDIR)?;
+        Ok(if there { format!("{} is deleted, with {tally}", self.errand.sub_dir) } else { not_there(self.errand) })
     }
 }
 
@@ -184,6 +253,18 @@ fn delete(parent: &OwnedFd, name: &OsStr, errand: &Errand, dry_run: bool) -> Res
 struct Tally {
     files: u64,
     directories: u64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} files and {} directories in it", self.files, self.directories)
+    }
+}
+
+fn inode(directory: &OwnedFd) -> Result<u64, Failure> {
+    let seen = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::INO)
+        .map_err(|error| doing("ask which directory this is")(error.into()))?;
+    Ok(seen.stx_ino)
 }
 
 fn mount_of(directory: &OwnedFd) -> Result<u64, Failure> {
@@ -247,6 +328,9 @@ mod tests {
 
     use super::*;
 
+    const MARK: &str = ".moorline-made-u1";
+    const FRESH: &str = ".moorline-new-u1";
+
     /// A share's root, gone with the value.
     struct Root(PathBuf);
 
@@ -296,12 +380,59 @@ mod tests {
         assert_eq!(root.run("team/claim", mine()).unwrap(), "made team/claim");
         assert_eq!(fs::metadata(root.0.join("team/claim")).unwrap().mode() & 0o7777, 0o2770);
         fs::write(root.0.join("team/claim/kept"), b"x").unwrap();
-        assert_eq!(root.run("team/claim", mine()).unwrap(), "team/claim was there");
-        // One that was cut short before it was put in its place.
-        fs::create_dir(root.0.join(".moorline-new-other-u1")).unwrap();
-        assert_eq!(root.run("other", mine()).unwrap(), "made other");
-        assert_eq!(root.names(""), ["other", "team"]);
-        assert_eq!(root.names("team/claim"), ["kept"]);
+        assert_eq!(root.run("team/claim", mine()).unwrap(), "made team/claim");
+        assert_eq!(
+            (root.names("team"), root.names("team/claim")),
+            (vec![MARK.to_owned(), "claim".to_owned()], vec!["kept".to_owned()])
+        );
+    }
+
+    #[test]
+    fn whose_a_directory_is_is_known_wherever_its_making_was_cut_short() {
+        let cuts: [(&[&str], &str); 5] = [
+            (&[FRESH], "made claim"),
+            (&[FRESH, MARK], "made claim"),
+            (&["claim"], "claim was there"),
+            (&["claim", FRESH], "claim was there"),
+            (&["claim", FRESH, MARK], "claim was there"),
+        ];
+        for (there, said) in cuts {
+            let root = Root::new("cut");
+            there.iter().for_each(|name| fs::create_dir(root.0.join(name)).unwrap());
+            assert_eq!(root.run("claim", mine()).unwrap(), said, "{there:?}");
+            assert_eq!(root.run("claim", mine()).unwrap(), said, "{there:?}");
+            let left: &[&str] = if said == "made claim" { &[MARK, "claim"] } else { &["claim"] };
+            assert_eq!(root.names(""), left, "{there:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_away_of_what_was_not_made_for_the_claim() {
+        let root = Root::new("theirs");
+        fs::create_dir_all(root.0.join("claim/deep")).unwrap();
+        fs::create_dir(root.0.join(".moorline-made-other")).unwrap();
+        assert_eq!(root.run("claim", mine()).unwrap(), "claim was there");
+        for task in [Task::Archive {}, Task::Delete { dry_run: true }, Task::Delete { dry_run: false }] {
+            let failure = root.run("claim", task).unwrap_err();
+            assert!(failure.definite && failure.message.contains("was not made for this claim"), "{failure}");
+        }
+        assert_eq!(root.run("claim", Task::Unmake {}).unwrap(), "claim stays: it was there");
+        assert_eq!(root.names(""), [".moorline-made-other", "claim"]);
+    }
+
+    #[test]
+    fn what_nobody_has_used_is_unmade() {
+        let root = Root::new("unmake");
+        root.run("claim", mine()).unwrap();
+        assert_eq!(root.run("claim", Task::Unmake {}).unwrap(), "claim is not there");
+        for name in [FRESH, MARK] {
+            fs::create_dir(root.0.join(name)).unwrap();
+        }
+        assert_eq!(root.run("claim", Task::Unmake {}).unwrap(), "claim is not there");
+        assert_eq!(root.names(""), [""; 0]);
+        root.run("claim", mine()).unwrap();
+        fs::write(root.0.join("claim/kept"), b"x").unwrap();
+        assert_eq!(root.run("claim", Task::Unmake {}).unwrap(), "claim stays: there is something in it");
     }
 
     #[test]
@@ -310,7 +441,7 @@ mod tests {
         let outside = Root::new("outside");
         fs::create_dir(outside.0.join("victim")).unwrap();
         symlink(&outside.0, root.0.join("way")).unwrap();
-        for task in [mine(), Task::Archive, Task::Delete { dry_run: false }] {
+        for task in [mine(), Task::Unmake {}, Task::Archive {}, Task::Delete { dry_run: false }] {
             let failure = root.run("way/victim", task.clone()).unwrap_err();
             assert!(failure.definite && failure.message.contains("symlink"), "{failure}");
             let failure = root.run("way", task).unwrap_err();
@@ -322,16 +453,21 @@ mod tests {
     #[test]
     fn what_is_put_aside_is_kept_and_found_so_again() {
         let root = Root::new("archive");
-        fs::create_dir_all(root.0.join("a/claim/deep")).unwrap();
-        assert_eq!(root.run("a/claim", Task::Archive).unwrap(), "a/claim is archived-claim-u1 now");
-        assert_eq!(root.run("a/claim", Task::Archive).unwrap(), "a/claim is archived-claim-u1 now");
-        assert_eq!(root.names("a/archived-claim-u1"), ["deep"]);
-        assert_eq!(root.run("gone/claim", Task::Archive).unwrap(), "gone/claim is not there");
+        root.run("a/claim", mine()).unwrap();
+        fs::create_dir(root.0.join("a/claim/deep")).unwrap();
+        assert_eq!(root.run("a/claim", Task::Archive {}).unwrap(), "a/claim is archived-claim-u1 now");
+        assert_eq!(root.run("a/claim", Task::Archive {}).unwrap(), "a/claim is archived-claim-u1 now");
+        assert_eq!(
+            (root.names("a"), root.names("a/archived-claim-u1")),
+            (vec!["archived-claim-u1".to_owned()], vec!["deep".to_owned()])
+        );
+        assert_eq!(root.run("gone/claim", Task::Archive {}).unwrap(), "gone/claim is not there");
     }
 
     #[test]
     fn what_is_deleted_is_gone_and_nothing_beside_it_or_behind_its_symlinks() {
         let root = Root::new("delete");
+        root.run("claim", mine()).unwrap();
         fs::create_dir_all(root.0.join("claim/deep/deeper")).unwrap();
         fs::create_dir(root.0.join("beside")).unwrap();
         fs::write(root.0.join("beside/kept"), b"x").unwrap();
@@ -344,9 +480,11 @@ mod tests {
         assert_eq!(told, "claim is deleted, with 2 files and 2 directories in it");
         assert_eq!((root.names(""), root.names("beside")), (vec!["beside".to_owned()], vec!["kept".to_owned()]));
         assert_eq!(root.run("claim", Task::Delete { dry_run: false }).unwrap(), "claim is not there");
-        // Cut short after it was put aside.
-        fs::create_dir_all(root.0.join(".moorline-trash-claim-u1/rest")).unwrap();
+        // Cut short after it was put aside, and somebody has made another since.
+        fs::create_dir_all(root.0.join(".moorline-trash-u1/rest")).unwrap();
+        fs::create_dir(root.0.join("claim")).unwrap();
         let told = root.run("claim", Task::Delete { dry_run: false }).unwrap();
         assert_eq!(told, "claim is deleted, with 0 files and 1 directories in it");
+        assert_eq!(root.names(""), ["beside", "claim"]);
     }
 }

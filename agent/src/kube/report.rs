@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
+use moorline_shared::errand::Outcome;
 use moorline_shared::happening::Kind;
 use moorline_shared::status::NodeStatus;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::objects::{GROUP, VERSION};
+use super::errands;
 use crate::door::Door;
 use crate::reconcile::chain;
 use crate::window::Window;
@@ -26,10 +28,15 @@ const PERIOD: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Until nothing happens any more.
-pub(crate) async fn keep(client: Client, node: String, window: Arc<Window>, door: Door) {
-    let kind = GroupVersionKind::gvk(GROUP, VERSION, "MoorlineNode");
-    let api = Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, "moorlinenodes"));
-    let mut writer = Writer { api, kind, nodes: Api::all(client), node, recoveries: None, written: None };
+pub(crate) async fn keep(
+    client: Client,
+    node: String,
+    window: Arc<Window>,
+    door: Door,
+    mut outcomes: watch::Receiver<Vec<Outcome>>,
+) {
+    let api = Api::all_with(client.clone(), &errands::resource());
+    let mut writer = Writer { api, nodes: Api::all(client), node, recoveries: None, written: None };
     let mut news = window.chronicle.news();
     let mut seen = 0;
     let mut said = None;
@@ -40,30 +47,40 @@ pub(crate) async fn keep(client: Client, node: String, window: Arc<Window>, door
         let moved = records.iter().filter(|record| record.kind == Kind::FailedOver);
         let moved: BTreeMap<String, String> =
             moved.filter_map(|it| Some((it.share.as_ref()?.to_string(), it.at.clone()))).collect();
+        let mut pause = PERIOD;
         if let Ok(report) = door.report().await {
-            match timeout(PATIENCE, writer.write(NodeStatus::of(&report), moved)).await {
-                Ok(Ok(())) | Err(_) => {}
+            let status = NodeStatus { outcomes: outcomes.borrow_and_update().clone(), ..NodeStatus::of(&report) };
+            match timeout(PATIENCE, writer.write(status, moved)).await {
+                Ok(Ok(())) => {}
+                Err(_) => pause = BETWEEN,
                 Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => {
                     if said.as_ref() != Some(&status.message) {
                         warn!("{}: the cluster is not told how this node is", status.message);
                         said = Some(status.message);
                     }
                 }
-                Ok(Err(error)) => debug!("write how this node is: {}", chain(&error)),
+                Ok(Err(error)) => {
+                    debug!("write how this node is: {}", chain(&error));
+                    pause = BETWEEN;
+                }
             }
         }
-        sleep(BETWEEN).await;
-        // Both may be waited for again.
+        // Somebody waits for what became of a request. Both may be waited for again.
+        tokio::select! {
+            changed = outcomes.changed() => if changed.is_err() { return } else { continue },
+            () = sleep(BETWEEN) => {}
+        }
+        // All of them may be waited for again.
         tokio::select! {
             changed = news.changed() => if changed.is_err() { return },
-            () = sleep(PERIOD) => {}
+            changed = outcomes.changed() => if changed.is_err() { return },
+            () = sleep(pause) => {}
         }
     }
 }
 
 struct Writer {
     api: Api<DynamicObject>,
-    kind: GroupVersionKind,
     nodes: Api<Node>,
     node: String,
     /// When each share was last given another server; none until it is known what an earlier agent wrote.
@@ -106,8 +123,7 @@ impl Writer {
             return Ok(status.shares.into_iter().filter_map(|it| Some((it.name, it.last_recovery?))).collect());
         }
         let node = self.nodes.get(&self.node).await?;
-        let resource = ApiResource::from_gvk_with_plural(&self.kind, "moorlinenodes");
-        let mut object = DynamicObject::new(&self.node, &resource);
+        let mut object = DynamicObject::new(&self.node, &errands::resource());
         object.metadata.owner_references = Some(vec![OwnerReference {
             api_version: Node::api_version(&()).into_owned(),
             kind: Node::kind(&()).into_owned(),

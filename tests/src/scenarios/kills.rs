@@ -275,10 +275,10 @@ fn on_an_errand(deaths: &[Death]) {
         }
     });
     lab.agent.were_struck(deaths);
-    assert_eq!(did, "team/claim was there");
+    assert_eq!(did, "made team/claim");
     lab.agent.gets_ready();
     let names: Vec<String> = lab.site.tree().names().into_iter().filter(|name| name.contains("team")).collect();
-    assert_eq!(names, ["checkpoints/team", "checkpoints/team/claim"]);
+    assert_eq!(names, ["checkpoints/team", "checkpoints/team/.moorline-made-claim-1", "checkpoints/team/claim"]);
     lab.agent.leaves_nothing(&before);
 }
 

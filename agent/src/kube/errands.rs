@@ -1,0 +1,232 @@
+//! What the controller asks of this node, in the object that bears its name: done as errands, and said in its status. As long
+//! as a request stands its errand is tried, and when it is gone it is forgotten.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use moorline_shared::errand::{Errand, Outcome, State};
+use moorline_shared::name::Name;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::objects::{GROUP, VERSION};
+use super::{WATCH, explain, is_outdated};
+use crate::door::Door;
+use crate::reconcile::Denied;
+
+/// From one try to the next: where time may help, and where somebody must change something.
+const RETRY: Duration = Duration::from_secs(2);
+const PERIOD: Duration = Duration::from_secs(30);
+
+pub(super) fn resource() -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, "MoorlineNode"), "moorlinenodes")
+}
+
+/// Until nobody reads what became of them any more. While the API server is away what it said last stands.
+pub(crate) async fn run(client: Client, node: String, door: Door, outcomes: watch::Sender<Vec<Outcome>>) {
+    let api: Api<DynamicObject> = Api::all_with(client, &resource());
+    let config = watcher::Config::default().fields(&format!("metadata.name={node}")).timeout(WATCH);
+    let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut desk = Desk { door, outcomes, running: BTreeMap::new(), listed: Vec::new() };
+    // Whether the API server is heard, as it was last said in the log.
+    let mut heard = None;
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                heard = Some(true);
+                desk.take_in(event);
+            }
+            Err(error) if is_outdated(&error) => debug!("listing MoorlineNodes anew: {error}"),
+            Err(error) => {
+                if heard != Some(false) {
+                    let why = explain(&error, "moorlinenodes");
+                    warn!("watch what the controller asks for: {why}; trying on, what was said last stands");
+                }
+                heard = Some(false);
+            }
+        }
+        if desk.outcomes.is_closed() {
+            return;
+        }
+    }
+}
+
+struct Desk {
+    door: Door,
+    outcomes: watch::Sender<Vec<Outcome>>,
+    running: BTreeMap<Name, (Errand, AbortHandle)>,
+    /// What a list that is under way has brought so far.
+    listed: Vec<Errand>,
+}
+
+impl Desk {
+    fn take_in(&mut self, event: watcher::Event<DynamicObject>) {
+        match event {
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitApply(object) => self.listed = requests(&object),
+            watcher::Event::InitDone => {
+                let wanted = std::mem::take(&mut self.listed);
+                self.settle(wanted);
+            }
+            watcher::Event::Apply(object) => self.settle(requests(&object)),
+            watcher::Event::Delete(_) => self.settle(Vec::new()),
+        }
+    }
+
+    fn settle(&mut self, wanted: Vec<Errand>) {
+        let gone: Vec<Errand> = self
+            .running
+            .values()
+            .map(|(errand, _)| errand)
+            .filter(|errand| !wanted.contains(errand))
+            .cloned()
+            .collect();
+        for errand in gone {
+            if let Some((_, task)) = self.running.remove(&errand.id) {
+                task.abort();
+            }
+            self.outcomes.send_if_modified(|outcomes| {
+                let before = outcomes.len();
+                outcomes.retain(|outcome| outcome.request != errand);
+                outcomes.len() < before
+            });
+            // What is under way may be done all the same; the answer is nobody's.
+            let door = self.door.clone();
+            tokio::spawn(async move { door.forget_errand(&errand.id).await });
+        }
+        for errand in wanted {
+            if self.running.contains_key(&errand.id) {
+                continue;
+            }
+            info!("the controller asks for {} in Share {}", errand.sub_dir, errand.share);
+            let task = tokio::spawn(pursue(self.door.clone(), errand.clone(), self.outcomes.clone()));
+            self.running.insert(errand.id.clone(), (errand, task.abort_handle()));
+        }
+    }
+}
+
+/// One that this version does not know is nothing it could do; its own place in the status says as much, by being missing.
+fn requests(object: &DynamicObject) -> Vec<Errand> {
+    let requests = object.data.pointer("/spec/requests").and_then(Value::as_array);
+    let read = |request: &Value| {
+        let errand = serde_json::from_value(request.clone());
+        errand.inspect_err(|error| warn!("a request of the controller's is not understood: {error}")).ok()
+    };
+    requests.into_iter().flatten().filter_map(read).collect()
+}
+
+async fn pursue(door: Door, request: Errand, outcomes: watch::Sender<Vec<Outcome>>) {
+    loop {
+        let (state, message) = match door.run_errand(request.clone()).await {
+            Ok(words) => (State::Done, words),
+            // A Share may have been made lately.
+            Err(denied @ (Denied::Unavailable(_) | Denied::NotFound(_))) => (State::Waiting, denied.to_string()),
+            Err(denied) => (State::Failed, denied.to_string()),
+        };
+        let outcome = Outcome { request: request.clone(), state, message };
+        outcomes.send_if_modified(|outcomes| tell(outcomes, outcome));
+        match state {
+            State::Done => return,
+            State::Waiting => sleep(RETRY).await,
+            State::Failed => sleep(PERIOD).await,
+        }
+    }
+}
+
+/// Whether it is news.
+fn tell(outcomes: &mut Vec<Outcome>, outcome: Outcome) -> bool {
+    match outcomes.iter_mut().find(|other| other.request.id == outcome.request.id) {
+        Some(other) if *other == outcome => return false,
+        Some(other) => *other = outcome,
+        None => outcomes.push(outcome),
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_shared::errand::Task;
+    use moorline_shared::publication::Publication;
+    use serde_json::json;
+    use tokio::sync::mpsc;
+    use watcher::Event;
+
+    use super::*;
+    use crate::reconcile;
+
+    fn node(requests: &Value) -> DynamicObject {
+        DynamicObject::new("n", &resource()).data(json!({"spec": {"requests": requests}}))
+    }
+
+    fn request(id: &str) -> Value {
+        json!({"id": id, "share": "data", "subDir": id, "task": {"archive": {}}})
+    }
+
+    fn desk() -> (Desk, mpsc::Receiver<reconcile::Event>, watch::Receiver<Vec<Outcome>>) {
+        let (events, inbox) = mpsc::channel(8);
+        let (outcomes, said) = watch::channel(Vec::new());
+        let desk = Desk { door: Door::new("/pods".into(), events), outcomes, running: BTreeMap::new(), listed: vec![] };
+        (desk, inbox, said)
+    }
+
+    async fn asked(inbox: &mut mpsc::Receiver<reconcile::Event>) -> (Publication, reconcile::Reply) {
+        match inbox.recv().await.unwrap() {
+            reconcile::Event::Publish(publication, _, reply) => (publication, reply),
+            _ => panic!("something else is asked for"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_pursued_until_it_is_done_and_forgotten_when_it_is_gone() {
+        let (mut desk, mut inbox, mut said) = desk();
+        desk.take_in(Event::Init);
+        desk.take_in(Event::InitApply(node(&json!([request("a"), {"id": "of another version"}]))));
+        desk.take_in(Event::InitDone);
+        let (publication, reply) = asked(&mut inbox).await;
+        assert_eq!(publication.errand, Some(Task::Archive {}));
+        reply.send(Err(Denied::Unavailable("its server is away".into()))).unwrap();
+        said.changed().await.unwrap();
+        assert_eq!(said.borrow_and_update()[0].state, State::Waiting);
+        let (_, reply) = asked(&mut inbox).await;
+        reply.send(Ok(Some("done".into()))).unwrap();
+        said.changed().await.unwrap();
+        let outcome = said.borrow_and_update()[0].clone();
+        assert_eq!((outcome.state, outcome.message.as_str()), (State::Done, "done"));
+        // The very same stands: nothing is to be done.
+        desk.take_in(Event::Apply(node(&json!([request("a")]))));
+        desk.take_in(Event::Apply(node(&json!([]))));
+        assert_eq!(*said.borrow(), []);
+        match inbox.recv().await.unwrap() {
+            reconcile::Event::Unpublish { target_path, .. } => assert_eq!(target_path, "errand:a"),
+            _ => panic!("something else is asked for"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_changes_is_another() {
+        let (mut desk, mut inbox, said) = desk();
+        desk.take_in(Event::Apply(node(&json!([request("a")]))));
+        let (_, first) = asked(&mut inbox).await;
+        let mut other = request("a");
+        other["task"] = json!({"unmake": {}});
+        desk.take_in(Event::Apply(node(&json!([other]))));
+        let mut tasks = Vec::new();
+        for _ in 0..2 {
+            match inbox.recv().await.unwrap() {
+                reconcile::Event::Publish(publication, _, _) => tasks.push(publication.errand),
+                reconcile::Event::Unpublish { .. } => tasks.push(None),
+                _ => panic!("something else is asked for"),
+            }
+        }
+        assert!(tasks.contains(&None) && tasks.contains(&Some(Task::Unmake {})), "{tasks:?}");
+        assert!(first.send(Ok(None)).is_err(), "nobody waits for it");
+        assert_eq!(*said.borrow(), []);
+    }
+}
