@@ -1,33 +1,31 @@
-//! The controller: it tells in the status of Gateways and Shares how they are on all nodes together, and gives free what
-//! nodes hold that are no more. Of several that run one acts.
+//! The controller: it tells in the status of Gateways and Shares how they are on all nodes together, has volumes made for
+//! claims, and gives free what nodes hold that are no more. Of several that run one acts.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::hash::Hash;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::stream::{BoxStream, select_all};
+use futures_util::stream::select_all;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::Store;
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use kube_lease_manager::{LeaseManagerBuilder, LeaseManagerError};
 use moorline_shared::status::NodeStatus;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
+use crate::csi::{self, CsiError};
 use crate::leases;
+use crate::provision::desks::Moment;
+use crate::provisioner::Provisioner;
+use crate::sight::{Changes, Sight, follow, resource};
 use crate::status::{self, Change};
 
-pub(crate) const GROUP: &str = "moorline.io";
-pub(crate) const VERSION: &str = "v1alpha1";
 const LEADER: &str = "moorline-controller";
 /// What is labelled so are Leases of volumes.
 const OF_VOLUMES: &str = "moorline.io/lease=volume";
@@ -44,50 +42,67 @@ pub enum ControllerError {
     Leader(#[source] Box<LeaseManagerError>),
     #[error("the watch of the cluster has ended: a bug")]
     Ended,
+    #[error(transparent)]
+    Csi(#[from] CsiError),
 }
 
-/// Runs until it is asked to end, by `name`, which tells it from its likes.
-pub async fn run(name: String) -> Result<(), ControllerError> {
+/// Runs until it is asked to end, by `name`, which tells it from its likes; `csi` is where the CSI Controller service is to be
+/// served, by each of them.
+pub async fn run(name: String, csi: Option<PathBuf>) -> Result<(), ControllerError> {
     let client = Client::try_default().await.map_err(|error| ControllerError::Client(Box::new(error)))?;
     let elected = |error| ControllerError::Leader(Box::new(error));
     let namespace = client.default_namespace().to_owned();
     let manager = LeaseManagerBuilder::new(client.clone(), LEADER)
         .with_namespace(namespace)
-        .with_identity(name)
+        .with_identity(name.clone())
         .build()
         .await
         .map_err(elected)?;
     let (leads, _election) = manager.watch().await;
-    Cluster::watch(client).act(leads).await
+    let clock = clock();
+    let acting = Cluster::watch(client.clone(), &name).act(leads, &clock);
+    match csi {
+        // Whichever ends first ends the other: neither is to end.
+        Some(socket) => tokio::select! {
+            ended = acting => ended,
+            ended = csi::serve(client, &socket, clock.clone()) => Ok(ended?),
+        },
+        None => acting.await,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "wiring: the one place where the controller's clock is read")]
+fn clock() -> impl Fn() -> Moment + Clone + Send + Sync + 'static {
+    let origin = Instant::now();
+    move || Instant::now().duration_since(origin)
 }
 
 /// What the API server says, as it changes.
 struct Cluster {
     client: Client,
     gateways: Store<DynamicObject>,
-    shares: Store<DynamicObject>,
-    reports: Store<DynamicObject>,
-    nodes: Store<Node>,
     leases: Store<Lease>,
-    changes: BoxStream<'static, ()>,
+    sight: Sight,
+    provisioner: Provisioner,
+    changes: Changes,
 }
 
 impl Cluster {
-    fn watch(client: Client) -> Self {
+    fn watch(client: Client, name: &str) -> Self {
         let mut streams = Vec::new();
-        let mut ours = |kind: &str, plural: &str| {
-            let kind = resource(kind, plural);
-            follow(Api::all_with(client.clone(), &kind), kind, "", &mut streams)
-        };
-        let gateways = ours("Gateway", "gateways");
-        let shares = ours("Share", "shares");
-        let reports = ours("MoorlineNode", "moorlinenodes");
-        let nodes = follow(Api::all(client.clone()), (), "", &mut streams);
+        let kind = resource("Gateway", "gateways");
+        let gateways = follow(Api::all_with(client.clone(), &kind), kind, "", &mut streams);
         let leases = follow(Api::default_namespaced(client.clone()), (), OF_VOLUMES, &mut streams);
-        Self { client, gateways, shares, reports, nodes, leases, changes: select_all(streams).boxed() }
+        let sight = Sight::follow(&client, &mut streams);
+        let provisioner = Provisioner::new(client.clone(), name, sight.clone());
+        Self { client, gateways, leases, sight, provisioner, changes: select_all(streams).boxed() }
     }
 
-    async fn act(mut self, mut leads: watch::Receiver<bool>) -> Result<(), ControllerError> {
+    async fn act(
+        mut self,
+        mut leads: watch::Receiver<bool>,
+        clock: &impl Fn() -> Moment,
+    ) -> Result<(), ControllerError> {
         let mut led = false;
         loop {
             let leading = *leads.borrow_and_update();
@@ -97,6 +112,7 @@ impl Cluster {
             }
             if leading {
                 self.settle().await;
+                self.provisioner.settle(clock()).await;
             }
             // All of them may be waited for again.
             tokio::select! {
@@ -110,8 +126,9 @@ impl Cluster {
     }
 
     async fn settle(&self) {
-        let reports: Vec<NodeStatus> = self.reports.state().iter().filter_map(|report| status_of(report)).collect();
-        let shares = self.shares.state();
+        let reports: Vec<NodeStatus> =
+            self.sight.reports.state().iter().filter_map(|report| status_of(report)).collect();
+        let shares = self.sight.shares.state();
         let changes = shares.iter().filter_map(|share| status::of_share(share, &reports));
         self.change("Share", "shares", changes.collect()).await;
         let gateways = self.gateways.state();
@@ -137,7 +154,7 @@ impl Cluster {
     async fn free_leases(&self) {
         let leases: Vec<Lease> = self.leases.state().iter().map(|lease| (**lease).clone()).collect();
         let nodes: BTreeMap<String, Node> =
-            self.nodes.state().iter().map(|node| (node.name_any(), (**node).clone())).collect();
+            self.sight.nodes.state().iter().map(|node| (node.name_any(), (**node).clone())).collect();
         // Before the first list nobody is known.
         if nodes.is_empty() {
             return;
@@ -174,25 +191,4 @@ fn told<T>(kind: &str, name: &str, outcome: Result<T, kube::Error>) {
         Err(error) => warn!("write the status of {kind} {name}: {error}"),
         Ok(_) => {}
     }
-}
-
-fn resource(kind: &str, plural: &str) -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind), plural)
-}
-
-/// A copy of all objects of a kind, and a sign for each change.
-fn follow<K>(api: Api<K>, kind: K::DynamicType, labels: &str, streams: &mut Vec<BoxStream<'static, ()>>) -> Store<K>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Clone + Eq + Hash + Send + Sync,
-{
-    let writer = Writer::new(kind);
-    let store = writer.as_reader();
-    let stream = watcher(api, watcher::Config::default().labels(labels)).default_backoff().reflect(writer);
-    let signs = stream.filter_map(|event| async move {
-        // What went wrong is tried again by itself.
-        event.inspect_err(|error| debug!("watch: {error}")).ok().map(drop)
-    });
-    streams.push(signs.boxed());
-    store
 }

@@ -3,6 +3,10 @@
 pub mod controller;
 pub mod convert;
 pub mod crds;
+mod csi;
 mod leases;
+mod provision;
+mod provisioner;
+mod sight;
 mod status;
 pub mod uninstall;

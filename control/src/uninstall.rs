@@ -12,7 +12,8 @@ use moorline_shared::status::NodeStatus;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::controller::{GROUP, VERSION, status_of};
+use crate::controller::status_of;
+use crate::sight::{GROUP, VERSION};
 
 /// What `kubectl apply -k manifests` makes, in its order.
 const MANIFESTS: [&str; 8] = [

@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Status(Status),
     /// Tell what happened on this node lately: publications, servers, failovers, and what was lost.
     Events(Events),
-    /// Run the controller: status of Gateways and Shares, and what nodes hold that are no more.
+    /// Run the controller: volumes for claims, status of Gateways and Shares, and what nodes hold that are no more.
     Controller(Controller),
     /// Turn PersistentVolumes of nfs, or a provider's list of shares, into objects of ours: from stdin to stdout.
     Convert(Convert),
@@ -91,6 +91,9 @@ pub(crate) struct Controller {
     /// What tells this one from its likes: one of them acts.
     #[arg(long, env = "POD_NAME")]
     pub(crate) name: String,
+    /// Serve the CSI Controller service as well, at this socket, for callers other than Kubernetes' claims.
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) csi: Option<PathBuf>,
     /// How the log is written.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,

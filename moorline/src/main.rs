@@ -114,7 +114,7 @@ fn run_controller(wanted: Controller) -> Exit {
     };
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = controller::run(wanted.name) => outcome.map_err(|error| moorline_agent::chain(&error)),
+            outcome = controller::run(wanted.name, wanted.csi) => outcome.map_err(|error| moorline_agent::chain(&error)),
             signal = output::interrupted() => signal.map_err(|error| format!("wait for signals: {error}")),
         }
     });

@@ -1,0 +1,457 @@
+//! The calls, each of which may come again at any time and finds what was done meanwhile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use kube::Client;
+use moorline_csi::{capability, v1};
+use moorline_shared::errand::{Errand, Task};
+use moorline_shared::name::Name;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tonic::{Request, Response, Status};
+use tracing::{debug, info};
+use v1::controller_service_capability::{Rpc, Type, rpc};
+
+use super::record::{Record, Records, id_of};
+use crate::provision::class::{Class, OnDelete};
+use crate::provision::desks::{Desks, Memory, Moment, Progress};
+use crate::provision::template::{DEFAULT, NAMELESS, Names};
+use crate::provision::territory::Territory;
+use crate::provision::{World, explain};
+use crate::provisioner;
+use crate::sight::Sight;
+
+const CAPABILITIES: [rpc::Type; 3] =
+    [rpc::Type::CreateDeleteVolume, rpc::Type::ExpandVolume, rpc::Type::SingleNodeMultiWriter];
+/// What csi-provisioner tells of a claim, with --extra-create-metadata.
+const CLAIM: &str = "csi.storage.k8s.io/pvc/name";
+const NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
+const VOLUME: &str = "csi.storage.k8s.io/pv/name";
+/// How long a call waits for an agent; then it is to be made again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A node that does not answer changes nothing.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Of a volume of which nothing is said.
+const SIZE: u64 = 1 << 30;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn not_offered<T>(why: &str) -> Answer<T> {
+    Err(Status::unimplemented(format!("{why}: ControllerGetCapabilities says what this driver does")))
+}
+
+pub(super) struct Controller<C> {
+    client: Client,
+    sight: Sight,
+    ticks: watch::Receiver<()>,
+    clock: C,
+    records: Records,
+    memory: Mutex<Memory>,
+}
+
+impl<C: Fn() -> Moment> Controller<C> {
+    pub(super) fn new(client: Client, sight: Sight, ticks: watch::Receiver<()>, clock: C) -> Self {
+        let records = Records::new(client.clone());
+        Self { client, sight, ticks, clock, records, memory: Mutex::default() }
+    }
+
+    fn world(&self) -> Result<World, Status> {
+        let blind = || {
+            Status::unavailable(
+                "the API server has not told yet what there is: call again; if it stays so, may this ServiceAccount list what manifests/controller.yaml says?",
+            )
+        };
+        self.sight.world().ok_or_else(blind)
+    }
+
+    /// Until an agent has done it, and nobody is asked for it any more.
+    async fn run(&self, errand: &Errand) -> Result<(), Status> {
+        let mut ticks = self.ticks.clone();
+        let mut said = "no agent has been asked yet".to_owned();
+        let done = timeout(PATIENCE, async {
+            loop {
+                ticks.mark_unchanged();
+                match self.pursue(errand).await? {
+                    Progress::Done(words) => {
+                        info!("{}: {words}", errand.id);
+                        return Ok(());
+                    }
+                    Progress::Failed { node, why } => {
+                        self.forget(&errand.id).await?;
+                        return Err(Status::failed_precondition(format!("{why} (the agent of node {node} says so)")));
+                    }
+                    progress => said = explain(&progress.late()).unwrap_or_default(),
+                }
+                // Both may be waited for again.
+                tokio::select! {
+                    changed = ticks.changed() => {
+                        changed.map_err(|_| Status::unavailable("the watch of the cluster has ended: a bug"))?;
+                    }
+                    () = sleep(PERIOD) => {}
+                }
+            }
+        });
+        match done.await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(Status::unavailable(format!("{said}; call again"))),
+        }
+        self.forget(&errand.id).await
+    }
+
+    async fn pursue(&self, errand: &Errand) -> Result<Progress, Status> {
+        let world = self.world()?;
+        let share = world.shares.get(&errand.share);
+        let share = share.ok_or_else(|| {
+            Status::failed_precondition(format!("there is no Share {} any more: make it again", errand.share))
+        })?;
+        let (progress, changes) = {
+            let mut memory = self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut desks = Desks::new(&world.desks, &mut memory, (self.clock)());
+            (desks.pursue(errand, share, None), desks.changes())
+        };
+        for (node, desk) in changes {
+            self.ask(&node, &desk.version, &desk.requests).await?;
+        }
+        Ok(progress)
+    }
+
+    async fn forget(&self, id: &Name) -> Result<(), Status> {
+        for (node, desk) in self.world()?.desks {
+            let rest: Vec<Errand> = desk.requests.iter().filter(|request| request.id != *id).cloned().collect();
+            if rest.len() < desk.requests.len() {
+                self.ask(&node, &desk.version, &rest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, node: &str, version: &str, requests: &[Errand]) -> Result<(), Status> {
+        match provisioner::ask(&self.client, node, version, requests).await {
+            // It has changed meanwhile: what it is now is about to be heard.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                debug!("ask the agent of node {node}: {}", status.message);
+                Ok(())
+            }
+            other => other.map_err(|error| api(&error)),
+        }
+    }
+
+    /// What there is by the name already, if it is what is asked for.
+    async fn compatible(&self, wanted: &Record, limit: u64) -> Result<Option<Record>, Status> {
+        let Some(there) = self.records.find(wanted.id.as_str()).await.map_err(|error| api(&error))? else {
+            return Ok(None);
+        };
+        let same = Record { bytes: there.bytes, ..wanted.clone() } == there;
+        let fits = there.bytes >= wanted.bytes && (limit == 0 || there.bytes <= limit);
+        if same && fits {
+            return Ok(Some(there));
+        }
+        Err(Status::already_exists(format!(
+            "there is a volume {:?} already, of {} bytes, in {} of Share {}: use another name, or the same parameters",
+            there.name, there.bytes, there.sub_dir, there.share
+        )))
+    }
+
+    /// Whether nobody else has its directory; `both` ways, or only in it.
+    async fn alone(&self, record: &Record, world: &World, both: bool) -> Result<(), Status> {
+        let territory =
+            |record: &Record| Territory::of(&world.shares, record.share.as_str(), &record.sub_dir.to_string());
+        let mine = territory(record);
+        let volume = world.other_owner(&mine, |volume| {
+            let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
+            csi.is_some_and(|csi| csi.volume_handle == record.id.as_str())
+        });
+        let others = self.records.all().await.map_err(|error| api(&error))?;
+        let record_of = others.iter().find(|other| {
+            let theirs = territory(other);
+            other.id != record.id && (mine.contains(&theirs) || both && theirs.contains(&mine))
+        });
+        match volume.or_else(|| record_of.map(|other| other.id.to_string())) {
+            Some(other) => Err(Status::failed_precondition(format!(
+                "{} of Share {} is volume {other}'s as well: let subDir hold ${{pv.metadata.name}}, or delete that one first",
+                record.sub_dir, record.share
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn api(error: &kube::Error) -> Status {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
+            Status::internal(format!("{}: manifests/csi.yaml has the rights that this service needs", status.message))
+        }
+        error => Status::unavailable(format!("ask the API server: {error}; call again")),
+    }
+}
+
+/// The capacity, and what it may be at most; 0 is no limit.
+fn capacity(range: Option<&v1::CapacityRange>) -> Result<(u64, u64), Status> {
+    let (required, limit) = range.map_or((0, 0), |range| (range.required_bytes, range.limit_bytes));
+    let bytes =
+        |bytes: i64| u64::try_from(bytes).map_err(|_| Status::invalid_argument("capacity_range: no size is below 0"));
+    let (required, limit) = (bytes(required)?, bytes(limit)?);
+    if limit != 0 && required > limit {
+        return Err(Status::out_of_range(format!(
+            "capacity_range: {required} bytes are required, and {limit} are the limit"
+        )));
+    }
+    let size = match (required, limit) {
+        (0, 0) => SIZE,
+        (0, limit) => SIZE.min(limit),
+        (required, _) => required,
+    };
+    Ok((size, limit))
+}
+
+fn supported(capabilities: &[v1::VolumeCapability]) -> Result<(), Status> {
+    if capabilities.is_empty() {
+        return Err(Status::invalid_argument("volume_capabilities are missing"));
+    }
+    for wanted in capabilities {
+        let mode = capability::access_mode(wanted)?;
+        if !capability::is_supported(mode) {
+            return Err(capability::unsupported(mode));
+        }
+    }
+    Ok(())
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// What its class says, and of whom the volume is to be.
+struct Wish {
+    class: Class,
+    record: Record,
+    namespace: Option<String>,
+}
+
+impl Wish {
+    fn read(name: &str, parameters: HashMap<String, String>, bytes: u64) -> Result<Self, Status> {
+        let mut parameters: BTreeMap<String, String> = parameters.into_iter().collect();
+        let (claim, namespace) = (parameters.remove(CLAIM), parameters.remove(NAMESPACE));
+        let volume = parameters.remove(VOLUME);
+        let default = if claim.is_some() && namespace.is_some() { DEFAULT } else { NAMELESS };
+        let class = Class::read(&parameters, default).map_err(Status::invalid_argument)?;
+        let id = id_of(name).ok_or_else(|| Status::internal("no id follows from its name: a bug"))?;
+        // Without a PersistentVolume of its own there is its id, which is one name whatever the other is.
+        let names = Names {
+            claim: claim.as_deref(),
+            namespace: namespace.as_deref(),
+            volume: volume.as_deref().unwrap_or(id.as_str()),
+        };
+        let sub_dir = class.sub_dir.fill(&names).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let record = Record {
+            name: name.to_owned(),
+            share: class.share.clone(),
+            sub_dir,
+            on_delete: class.on_delete,
+            dry_run: class.dry_run,
+            bytes,
+            id,
+        };
+        Ok(Self { class, record, namespace })
+    }
+}
+
+#[tonic::async_trait]
+impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controller for Controller<C> {
+    async fn create_volume(&self, request: Request<v1::CreateVolumeRequest>) -> Answer<v1::CreateVolumeResponse> {
+        let request = request.into_inner();
+        if request.name.is_empty() {
+            return Err(Status::invalid_argument("name is missing"));
+        }
+        supported(&request.volume_capabilities)?;
+        if request.volume_content_source.is_some() {
+            return Err(Status::invalid_argument("a volume can't begin as a copy: leave volume_content_source out"));
+        }
+        let (bytes, limit) = capacity(request.capacity_range.as_ref())?;
+        let Wish { class, record, namespace } = Wish::read(&request.name, request.parameters, bytes)?;
+        let world = self.world()?;
+        let share = world.writable(&record.share).map_err(Status::invalid_argument)?;
+        if let Some(namespace) = namespace.filter(|namespace| !share.namespaces.allow(namespace)) {
+            return Err(Status::failed_precondition(format!(
+                "Share {} is not for namespace {namespace}: add it to the Share's namespaces",
+                share.name
+            )));
+        }
+        let there = self.compatible(&record, limit).await?;
+        let record = match there {
+            Some(there) => there,
+            None => {
+                self.alone(&record, &world, true).await?;
+                self.records.find_or_make(&record).await.map_err(|error| api(&error))?
+            }
+        };
+        let task = Task::Make { uid: class.uid, gid: class.gid, mode: class.mode };
+        let errand =
+            Errand { id: record.id.clone(), share: record.share.clone(), sub_dir: record.sub_dir.clone(), task };
+        self.run(&errand).await?;
+        let context = [("share", record.share.to_string()), ("subDir", record.sub_dir.to_string())];
+        Ok(Response::new(v1::CreateVolumeResponse {
+            volume: Some(v1::Volume {
+                capacity_bytes: signed(record.bytes),
+                volume_id: record.id.to_string(),
+                volume_context: context.map(|(key, value)| (key.to_owned(), value)).into(),
+                ..Default::default()
+            }),
+        }))
+    }
+
+    async fn delete_volume(&self, request: Request<v1::DeleteVolumeRequest>) -> Answer<v1::DeleteVolumeResponse> {
+        let id = request.into_inner().volume_id;
+        if id.is_empty() {
+            return Err(Status::invalid_argument("volume_id is missing"));
+        }
+        let gone = || Ok(Response::new(v1::DeleteVolumeResponse {}));
+        let Some(record) = self.find(&id).await? else { return gone() };
+        let task = match record.on_delete {
+            OnDelete::Retain => None,
+            OnDelete::Archive => Some(Task::Archive {}),
+            OnDelete::Delete => Some(Task::Delete { dry_run: record.dry_run }),
+        };
+        if let Some(task) = task {
+            let world = self.world()?;
+            self.alone(&record, &world, false).await?;
+            let errand =
+                Errand { id: record.id.clone(), share: record.share.clone(), sub_dir: record.sub_dir.clone(), task };
+            self.run(&errand).await?;
+            if record.dry_run {
+                return Err(Status::failed_precondition(
+                    "its class says dryRun: nothing was deleted, and the log says what would have been",
+                ));
+            }
+        } else {
+            self.forget(&record.id).await?;
+        }
+        self.records.forget(record.id.as_str()).await.map_err(|error| api(&error))?;
+        gone()
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        request: Request<v1::ValidateVolumeCapabilitiesRequest>,
+    ) -> Answer<v1::ValidateVolumeCapabilitiesResponse> {
+        let request = request.into_inner();
+        if request.volume_id.is_empty() {
+            return Err(Status::invalid_argument("volume_id is missing"));
+        }
+        if request.volume_capabilities.is_empty() {
+            return Err(Status::invalid_argument("volume_capabilities are missing"));
+        }
+        self.known(&request.volume_id).await?;
+        let (message, confirmed) = match supported(&request.volume_capabilities) {
+            Ok(()) => (String::new(), true),
+            Err(status) => (status.message().to_owned(), false),
+        };
+        let confirmed = confirmed.then(|| v1::validate_volume_capabilities_response::Confirmed {
+            volume_context: request.volume_context,
+            volume_capabilities: request.volume_capabilities,
+            parameters: request.parameters,
+            ..Default::default()
+        });
+        Ok(Response::new(v1::ValidateVolumeCapabilitiesResponse { confirmed, message }))
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<v1::ControllerExpandVolumeRequest>,
+    ) -> Answer<v1::ControllerExpandVolumeResponse> {
+        let request = request.into_inner();
+        if request.volume_id.is_empty() {
+            return Err(Status::invalid_argument("volume_id is missing"));
+        }
+        let range = request.capacity_range.ok_or_else(|| Status::invalid_argument("capacity_range is missing"))?;
+        let (wanted, limit) = capacity(Some(&range))?;
+        let record = self.known(&request.volume_id).await?;
+        if limit != 0 && record.bytes > limit {
+            return Err(Status::out_of_range(format!("it has {} bytes, and no volume is made smaller", record.bytes)));
+        }
+        // A share has no limit of its own: the figure is all that grows.
+        let bytes = record.bytes.max(wanted);
+        if bytes > record.bytes {
+            self.records.grow(record.id.as_str(), bytes).await.map_err(|error| api(&error))?;
+        }
+        Ok(Response::new(v1::ControllerExpandVolumeResponse {
+            capacity_bytes: signed(bytes),
+            node_expansion_required: false,
+        }))
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<v1::ControllerGetCapabilitiesRequest>,
+    ) -> Answer<v1::ControllerGetCapabilitiesResponse> {
+        let capabilities = CAPABILITIES.map(|capability| v1::ControllerServiceCapability {
+            r#type: Some(Type::Rpc(Rpc { r#type: capability.into() })),
+        });
+        Ok(Response::new(v1::ControllerGetCapabilitiesResponse { capabilities: capabilities.into() }))
+    }
+
+    async fn controller_publish_volume(
+        &self,
+        _: Request<v1::ControllerPublishVolumeRequest>,
+    ) -> Answer<v1::ControllerPublishVolumeResponse> {
+        not_offered("a volume needs no attachment")
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        _: Request<v1::ControllerUnpublishVolumeRequest>,
+    ) -> Answer<v1::ControllerUnpublishVolumeResponse> {
+        not_offered("a volume needs no attachment")
+    }
+
+    async fn list_volumes(&self, _: Request<v1::ListVolumesRequest>) -> Answer<v1::ListVolumesResponse> {
+        not_offered("volumes are not listed")
+    }
+
+    async fn get_capacity(&self, _: Request<v1::GetCapacityRequest>) -> Answer<v1::GetCapacityResponse> {
+        not_offered("a share's free space is its server's to tell")
+    }
+
+    async fn create_snapshot(&self, _: Request<v1::CreateSnapshotRequest>) -> Answer<v1::CreateSnapshotResponse> {
+        not_offered("there are no snapshots")
+    }
+
+    async fn delete_snapshot(&self, _: Request<v1::DeleteSnapshotRequest>) -> Answer<v1::DeleteSnapshotResponse> {
+        not_offered("there are no snapshots")
+    }
+
+    async fn list_snapshots(&self, _: Request<v1::ListSnapshotsRequest>) -> Answer<v1::ListSnapshotsResponse> {
+        not_offered("there are no snapshots")
+    }
+
+    async fn controller_get_volume(
+        &self,
+        _: Request<v1::ControllerGetVolumeRequest>,
+    ) -> Answer<v1::ControllerGetVolumeResponse> {
+        not_offered("how a volume is its node's agent says")
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        _: Request<v1::ControllerModifyVolumeRequest>,
+    ) -> Answer<v1::ControllerModifyVolumeResponse> {
+        not_offered("a volume has nothing that could be modified")
+    }
+}
+
+impl<C: Fn() -> Moment> Controller<C> {
+    /// None for an id that is none of ours: it may be of another version of whoever calls.
+    async fn find(&self, id: &str) -> Result<Option<Record>, Status> {
+        if id.parse::<Name>().is_err() {
+            return Ok(None);
+        }
+        self.records.find(id).await.map_err(|error| api(&error))
+    }
+
+    async fn known(&self, id: &str) -> Result<Record, Status> {
+        let record = self.find(id).await?;
+        record.ok_or_else(|| Status::not_found(format!("there is no volume {id:?} of this service: was it deleted?")))
+    }
+}

@@ -1,0 +1,159 @@
+//! What the API server says of all that volumes depend on, as it changes.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use futures_util::stream::{BoxStream, select_all};
+use futures_util::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::reflector::Store;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use moorline_shared::errand::Errand;
+use moorline_shared::status::NodeStatus;
+use moorline_shared::yaml::{self, Object};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tracing::debug;
+
+use crate::leases;
+use crate::provision::World;
+use crate::provision::desks::Desk;
+
+pub(crate) const GROUP: &str = "moorline.io";
+pub(crate) const VERSION: &str = "v1alpha1";
+
+/// A sign for each change.
+pub(crate) type Changes = BoxStream<'static, ()>;
+
+#[derive(Clone)]
+pub(crate) struct Sight {
+    pub(crate) claims: Store<PersistentVolumeClaim>,
+    pub(crate) volumes: Store<PersistentVolume>,
+    pub(crate) classes: Store<StorageClass>,
+    pub(crate) shares: Store<DynamicObject>,
+    pub(crate) reports: Store<DynamicObject>,
+    pub(crate) nodes: Store<Node>,
+}
+
+impl Sight {
+    pub(crate) fn watch(client: &Client) -> (Self, Changes) {
+        let mut streams = Vec::new();
+        let sight = Self::follow(client, &mut streams);
+        (sight, select_all(streams).boxed())
+    }
+
+    pub(crate) fn follow(client: &Client, streams: &mut Vec<Changes>) -> Self {
+        let ours = |kind: &str, plural: &str, streams: &mut Vec<Changes>| {
+            let kind = resource(kind, plural);
+            follow(Api::all_with(client.clone(), &kind), kind, "", streams)
+        };
+        Self {
+            shares: ours("Share", "shares", streams),
+            reports: ours("MoorlineNode", "moorlinenodes", streams),
+            claims: follow(Api::all(client.clone()), (), "", streams),
+            volumes: follow(Api::all(client.clone()), (), "", streams),
+            classes: follow(Api::all(client.clone()), (), "", streams),
+            nodes: follow(Api::all(client.clone()), (), "", streams),
+        }
+    }
+
+    /// None until all of it was listed: what is missing would be taken for gone.
+    pub(crate) fn world(&self) -> Option<World> {
+        let ready = is_ready(&self.claims) && is_ready(&self.volumes) && is_ready(&self.classes);
+        if !(ready && is_ready(&self.shares) && is_ready(&self.reports) && is_ready(&self.nodes)) {
+            return None;
+        }
+        let mut world = World {
+            claims: self.claims.state(),
+            volumes: self.volumes.state(),
+            classes: self.classes.state().into_iter().map(|class| (class.name_any(), class)).collect(),
+            desks: self.reports.state().iter().map(|report| (report.name_any(), self.desk(report))).collect(),
+            ..World::default()
+        };
+        for share in self.shares.state() {
+            world.take_in(&share);
+        }
+        Some(world)
+    }
+
+    fn desk(&self, report: &DynamicObject) -> Desk {
+        let name = report.name_any();
+        let status: NodeStatus = read(report, "/status");
+        let node = self.nodes.find(|node| node.name_any() == name);
+        let fit = node.is_some_and(|node| is_ready_node(&node) && !leases::is_out_of_service(&node));
+        Desk {
+            version: report.resource_version().unwrap_or_default(),
+            requests: read::<Vec<Value>>(report, "/spec/requests").into_iter().filter_map(read_request).collect(),
+            fit: fit && !status.version.is_empty(),
+            status,
+        }
+    }
+}
+
+fn is_ready<K>(store: &Store<K>) -> bool
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+{
+    store.wait_until_ready().now_or_never().is_some_and(|ready| ready.is_ok())
+}
+
+fn read<T: DeserializeOwned + Default>(object: &DynamicObject, at: &str) -> T {
+    let part = object.data.pointer(at).cloned().and_then(|part| serde_json::from_value(part).ok());
+    part.unwrap_or_default()
+}
+
+/// One that this version does not know goes with the next change.
+fn read_request(request: Value) -> Option<Errand> {
+    serde_json::from_value(request).ok()
+}
+
+fn is_ready_node(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+impl World {
+    fn take_in(&mut self, object: &DynamicObject) {
+        let name = object.name_any();
+        let document = json!({
+            "apiVersion": "moorline.io/v1alpha1",
+            "kind": "Share",
+            "metadata": {"name": name},
+            "spec": object.data.get("spec"),
+        });
+        match yaml::parse_object(&format!("Share/{name}"), &document.to_string()).map(|located| located.object) {
+            Ok(Object::Share(share)) => drop(self.shares.insert(share.name.clone(), share)),
+            Ok(Object::Gateway(_)) => {}
+            Err(problem) => drop(self.bad_shares.insert(name.clone(), problem.to_string())),
+        }
+        if object.metadata.deletion_timestamp.is_some() {
+            self.bad_shares.insert(name, "it is being deleted".to_owned());
+        }
+    }
+}
+
+pub(crate) fn resource(kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind), plural)
+}
+
+/// A copy of all objects of a kind, and a sign for each change.
+pub(crate) fn follow<K>(api: Api<K>, kind: K::DynamicType, labels: &str, streams: &mut Vec<Changes>) -> Store<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Clone + Eq + Hash + Send + Sync,
+{
+    let writer = Writer::new(kind);
+    let store = writer.as_reader();
+    let stream = watcher(api, watcher::Config::default().labels(labels)).default_backoff().reflect(writer);
+    let signs = stream.filter_map(|event| async move {
+        // What went wrong is tried again by itself.
+        event.inspect_err(|error| debug!("watch: {error}")).ok().map(drop)
+    });
+    streams.push(signs.boxed());
+    store
+}
