@@ -19,6 +19,7 @@ use kube::{Resource, ResourceExt};
 use moorline_csi::DRIVER;
 use moorline_shared::errand::Errand;
 use moorline_shared::name::Name;
+use moorline_shared::selector::Labels;
 use moorline_shared::share::Share;
 use serde_json::Value;
 
@@ -44,6 +45,8 @@ pub(crate) struct World {
     pub(crate) shares: BTreeMap<Name, Share>,
     /// Shares that may not be used, and why.
     pub(crate) bad_shares: BTreeMap<String, String>,
+    /// Labels of namespaces.
+    pub(crate) namespaces: BTreeMap<String, Labels>,
     pub(crate) desks: BTreeMap<String, Desk>,
 }
 
@@ -133,6 +136,17 @@ impl World {
             )),
             (Some(share), None) => Ok(share),
         }
+    }
+
+    /// Whether a namespace's pods may use it, and so its claims.
+    pub(crate) fn allow(&self, share: &Share, namespace: &str) -> Result<(), String> {
+        if share.namespaces.allow(namespace, self.namespaces.get(namespace)) == Some(true) {
+            return Ok(());
+        }
+        Err(format!(
+            "Share {} is not for namespace {namespace}: add it to the Share's namespaces, or use another StorageClass",
+            share.name
+        ))
     }
 
     /// Another volume of this driver that has the directory, has one in it, or was provisioned and has it in its own; by name.

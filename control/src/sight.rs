@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 
+use futures_util::future::ready;
 use futures_util::stream::{BoxStream, select_all};
 use futures_util::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
 use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -17,7 +18,7 @@ use moorline_shared::status::NodeStatus;
 use moorline_shared::yaml::{self, Object};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tracing::debug;
+use tracing::warn;
 
 use crate::leases;
 use crate::provision::World;
@@ -37,6 +38,8 @@ pub(crate) struct Sight {
     pub(crate) shares: Store<DynamicObject>,
     pub(crate) reports: Store<DynamicObject>,
     pub(crate) nodes: Store<Node>,
+    /// Their labels alone.
+    namespaces: Store<PartialObjectMeta<Namespace>>,
 }
 
 impl Sight {
@@ -58,19 +61,23 @@ impl Sight {
             volumes: follow(Api::all(client.clone()), (), "", streams),
             classes: follow(Api::all(client.clone()), (), "", streams),
             nodes: follow(Api::all(client.clone()), (), "", streams),
+            namespaces: follow(Api::all(client.clone()), (), "", streams),
         }
     }
 
     /// None until all of it was listed: what is missing would be taken for gone.
     pub(crate) fn world(&self) -> Option<World> {
-        let ready = is_ready(&self.claims) && is_ready(&self.volumes) && is_ready(&self.classes);
-        if !(ready && is_ready(&self.shares) && is_ready(&self.reports) && is_ready(&self.nodes)) {
+        let all = is_ready(&self.claims) && is_ready(&self.volumes) && is_ready(&self.classes);
+        let all = all && is_ready(&self.shares) && is_ready(&self.reports) && is_ready(&self.nodes);
+        if !(all && is_ready(&self.namespaces)) {
             return None;
         }
+        let labels = |namespace: &PartialObjectMeta<Namespace>| namespace.metadata.labels.clone().unwrap_or_default();
         let mut world = World {
             claims: self.claims.state(),
             volumes: self.volumes.state(),
             classes: self.classes.state().into_iter().map(|class| (class.name_any(), class)).collect(),
+            namespaces: self.namespaces.state().iter().map(|it| (it.name_any(), labels(it))).collect(),
             desks: self.reports.state().iter().map(|report| (report.name_any(), self.desk(report))).collect(),
             ..World::default()
         };
@@ -147,12 +154,26 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Clone + Eq + Hash + Send + Sync,
 {
+    let name = K::plural(&kind).into_owned();
     let writer = Writer::new(kind);
     let store = writer.as_reader();
     let stream = watcher(api, watcher::Config::default().labels(labels)).default_backoff().reflect(writer);
-    let signs = stream.filter_map(|event| async move {
-        // What went wrong is tried again by itself.
-        event.inspect_err(|error| debug!("watch: {error}")).ok().map(drop)
+    let mut heard = true;
+    let signs = stream.filter_map(move |event| {
+        let sign = match event {
+            Ok(_) => {
+                heard = true;
+                Some(())
+            }
+            // What went wrong is tried again by itself.
+            Err(error) => {
+                if std::mem::replace(&mut heard, false) {
+                    warn!("watch {name}: {error}; trying on, what was said last stands");
+                }
+                None
+            }
+        };
+        ready(sign)
     });
     streams.push(signs.boxed());
     store

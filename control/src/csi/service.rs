@@ -8,6 +8,7 @@ use kube::Client;
 use moorline_csi::{capability, v1};
 use moorline_shared::errand::{Errand, Task};
 use moorline_shared::name::Name;
+use moorline_shared::wishes::Wishes;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::{Request, Response, Status};
@@ -273,12 +274,11 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
         let Wish { class, record, namespace } = Wish::read(&request.name, request.parameters, bytes)?;
         let world = self.world()?;
         let share = world.writable(&record.share).map_err(Status::invalid_argument)?;
-        if let Some(namespace) = namespace.filter(|namespace| !share.namespaces.allow(namespace)) {
-            return Err(Status::failed_precondition(format!(
-                "Share {} is not for namespace {namespace}: add it to the Share's namespaces",
-                share.name
-            )));
+        if let Some(namespace) = namespace {
+            world.allow(share, &namespace).map_err(Status::failed_precondition)?;
         }
+        let options = request.volume_capabilities.iter().flat_map(capability::mount_flags);
+        Wishes::read(options).and_then(|wishes| wishes.suit(share)).map_err(Status::invalid_argument)?;
         let there = self.compatible(&record, limit).await?;
         let record = match there {
             Some(there) => there,

@@ -10,6 +10,7 @@ use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use moorline_csi::DRIVER;
 use moorline_shared::errand::{Errand, Task};
+use moorline_shared::wishes::Wishes;
 
 use super::class::{Class, OnDelete};
 use super::desks::{Desks, Progress};
@@ -71,12 +72,11 @@ fn provide(
         .map_err(|why| format!("StorageClass {}: {why}", class.name_any()))?;
     let share = world.writable(&said.share)?;
     let namespace = claim.namespace().unwrap_or_default();
-    if !share.namespaces.allow(&namespace) {
-        return Err(format!(
-            "Share {} is not for namespace {namespace}: add it to the Share's namespaces, or use another StorageClass",
-            share.name
-        ));
-    }
+    world.allow(share, &namespace)?;
+    let options = class.mount_options.iter().flatten().map(String::as_str);
+    Wishes::read(options)
+        .and_then(|wishes| wishes.suit(share))
+        .map_err(|why| format!("StorageClass {}: {why}", class.name_any()))?;
     let name = claim.name_any();
     let names = Names { claim: Some(&name), namespace: Some(&namespace), volume: &volume };
     let sub_dir = said.sub_dir.fill(&names).map_err(|error| error.to_string())?;

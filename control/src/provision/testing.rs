@@ -12,9 +12,22 @@ use super::desks::{Desk, Memory, Moment};
 use super::{Act, World, acts};
 
 pub(crate) fn share(name: &str, export: &str) -> Share {
-    let spec = json!({"gateway": "gw", "export": export, "access": "ReadWrite", "namespaces": ["training"], "allowDelete": true});
-    let object =
-        json!({"apiVersion": "moorline.io/v1alpha1", "kind": "Share", "metadata": {"name": name}, "spec": spec});
+    let spec = json!({
+        "gateway": "gw", "export": export, "access": "ReadWrite", "namespaces": ["training"], "allowDelete": true,
+    });
+    read(name, &spec)
+}
+
+/// For the namespaces that have these labels.
+pub(crate) fn share_for(name: &str, labels: &Value) -> Share {
+    let selector = json!({"matchLabels": labels});
+    read(name, &json!({"gateway": "gw", "export": "/data", "access": "ReadWrite", "namespaceSelector": selector}))
+}
+
+fn read(name: &str, spec: &Value) -> Share {
+    let object = json!({
+        "apiVersion": "moorline.io/v1alpha1", "kind": "Share", "metadata": {"name": name}, "spec": spec,
+    });
     match yaml::parse_object("a", &object.to_string()).unwrap().object {
         Object::Share(share) => share,
         Object::Gateway(_) => unreachable!(),

@@ -92,6 +92,28 @@ fn what_can_not_be_claimed_is_said_with_the_cure() {
     cluster.claim("u1", "scratch");
     cluster.change_claim("u1", |claim| claim.metadata.namespace = Some("elsewhere".into()));
     assert!(told(&mut cluster).1.contains("not for namespace elsewhere: add it"));
+    let mut labelled = Cluster::new(&json!({"share": "team"}));
+    labelled.claim("u1", "scratch");
+    labelled.world.namespaces = [("training", "web"), ("other", "ml")]
+        .map(|(name, team)| (name.to_owned(), [("team".to_owned(), team.to_owned())].into()))
+        .into();
+    let team = testing::share_for("team", &json!({"team": "ml"}));
+    labelled.world.shares.insert(team.name.clone(), team);
+    assert!(told(&mut labelled).1.contains("not for namespace training"));
+    labelled.world.namespaces = labelled
+        .world
+        .namespaces
+        .into_keys()
+        .zip([("team".to_owned(), "ml".to_owned()); 2].map(|it| [it].into()))
+        .collect();
+    labelled.round();
+    assert_eq!(labelled.asked().len(), 1);
+    std::sync::Arc::make_mut(cluster.world.classes.get_mut("shared").unwrap()).mount_options =
+        Some(vec!["hard".into(), "timeo=50".into()]);
+    cluster.change_claim("u1", |claim| claim.metadata.namespace = Some("training".into()));
+    assert!(told(&mut cluster).1.contains("say spec.mountOptions.timeo: 50 there"));
+    std::sync::Arc::make_mut(cluster.world.classes.get_mut("shared").unwrap()).mount_options =
+        Some(vec!["hard".into(), "vers=4.1".into()]);
     cluster.change_claim("u1", |claim| claim.spec.as_mut().unwrap().volume_mode = Some("Block".into()));
     assert!(told(&mut cluster).1.contains("no block device"));
     cluster.world.desks.clear();
