@@ -45,6 +45,15 @@ impl Door {
         self.ask(|reply| Event::Publish(publication, Wishes::default(), reply)).await.map(Option::unwrap_or_default)
     }
 
+    /// Those that are on record and not done, of an earlier agent's among them.
+    pub(crate) async fn errands(&self) -> Vec<Name> {
+        let (reply, errands) = oneshot::channel();
+        match self.send(Event::Errands(reply)).await {
+            Ok(()) => errands.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// It is asked for no more. What is under way may be done all the same.
     pub(crate) async fn forget_errand(&self, id: &Name) {
         let target_path = Publication::errand_path(id);

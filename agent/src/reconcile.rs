@@ -64,6 +64,8 @@ pub(crate) enum Event {
         reply: Reply,
     },
     Report(oneshot::Sender<Report>),
+    /// Which errands are on record.
+    Errands(oneshot::Sender<Vec<Name>>),
     /// How a volume is.
     Volume {
         target_path: String,
@@ -276,6 +278,11 @@ impl Reconciler {
             Event::Objects(files) => self.take_files(files),
             Event::Publish(publication, wishes, reply) => self.publish(publication, &wishes, reply),
             Event::Unpublish { target_path, reply } => self.unpublish(&target_path, reply),
+            Event::Errands(reply) => {
+                // A caller that has gone away needs no answer.
+                drop(reply.send(self.errands()));
+                return false;
+            }
             Event::Report(reply) => {
                 match self.observe(true) {
                     // A caller that has gone away needs no answer.

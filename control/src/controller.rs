@@ -80,7 +80,6 @@ fn clock() -> impl Fn() -> Moment + Clone + Send + Sync + 'static {
 /// What the API server says, as it changes.
 struct Cluster {
     client: Client,
-    gateways: Store<DynamicObject>,
     leases: Store<Lease>,
     sight: Sight,
     provisioner: Provisioner,
@@ -90,12 +89,10 @@ struct Cluster {
 impl Cluster {
     fn watch(client: Client, name: &str) -> Self {
         let mut streams = Vec::new();
-        let kind = resource("Gateway", "gateways");
-        let gateways = follow(Api::all_with(client.clone(), &kind), kind, "", &mut streams);
         let leases = follow(Api::default_namespaced(client.clone()), (), OF_VOLUMES, &mut streams);
         let sight = Sight::follow(&client, &mut streams);
         let provisioner = Provisioner::new(client.clone(), name, sight.clone());
-        Self { client, gateways, leases, sight, provisioner, changes: select_all(streams).boxed() }
+        Self { client, leases, sight, provisioner, changes: select_all(streams).boxed() }
     }
 
     async fn act(
@@ -131,7 +128,7 @@ impl Cluster {
         let shares = self.sight.shares.state();
         let changes = shares.iter().filter_map(|share| status::of_share(share, &reports));
         self.change("Share", "shares", changes.collect()).await;
-        let gateways = self.gateways.state();
+        let gateways = self.sight.gateways.state();
         let changes = gateways.iter().filter_map(|gateway| status::of_gateway(gateway, &reports));
         self.change("Gateway", "gateways", changes.collect()).await;
         self.free_leases().await;

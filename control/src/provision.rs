@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) shares: BTreeMap<Name, Share>,
     /// Shares that may not be used, and why.
     pub(crate) bad_shares: BTreeMap<String, String>,
+    /// Gateways, and the addresses of their servers.
+    pub(crate) servers: Vec<(Name, String)>,
     /// Labels of namespaces.
     pub(crate) namespaces: BTreeMap<String, Labels>,
     pub(crate) desks: BTreeMap<String, Desk>,
@@ -149,14 +151,23 @@ impl World {
         ))
     }
 
-    /// Another volume of this driver that has the directory, has one in it, or was provisioned and has it in its own; by name.
+    /// Another volume, of this driver or of kubelet's own NFS, that has the directory, has one in it, or was provisioned and has
+    /// it in its own; by name.
     pub(crate) fn other_owner(&self, mine: &Territory, is_mine: impl Fn(&PersistentVolume) -> bool) -> Option<String> {
         let found = self.volumes.iter().find(|volume| {
-            let Some((share, sub_dir)) = directory(volume) else { return false };
-            let theirs = Territory::of(&self.shares, share, sub_dir);
-            !is_mine(volume) && (mine.contains(&theirs) || is_provisioned(volume) && theirs.contains(mine))
+            let has = |theirs: &Territory| mine.contains(theirs) || is_provisioned(volume) && theirs.contains(mine);
+            !is_mine(volume) && self.territories(volume).iter().any(has)
         });
         found.map(|volume| volume.name_any())
+    }
+
+    fn territories(&self, volume: &PersistentVolume) -> Vec<Territory> {
+        if let Some((share, sub_dir)) = directory(volume) {
+            return vec![Territory::of(&self.shares, share, sub_dir)];
+        }
+        let Some(nfs) = volume.spec.as_ref().and_then(|spec| spec.nfs.as_ref()) else { return Vec::new() };
+        let gateways = self.servers.iter().filter(|(_, server)| *server == nfs.server);
+        gateways.map(|(gateway, _)| Territory::at(gateway, &nfs.path)).collect()
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct Sight {
     pub(crate) claims: Store<PersistentVolumeClaim>,
     pub(crate) volumes: Store<PersistentVolume>,
     pub(crate) classes: Store<StorageClass>,
+    pub(crate) gateways: Store<DynamicObject>,
     pub(crate) shares: Store<DynamicObject>,
     pub(crate) reports: Store<DynamicObject>,
     pub(crate) nodes: Store<Node>,
@@ -55,6 +56,7 @@ impl Sight {
             follow(Api::all_with(client.clone(), &kind), kind, "", streams)
         };
         Self {
+            gateways: ours("Gateway", "gateways", streams),
             shares: ours("Share", "shares", streams),
             reports: ours("MoorlineNode", "moorlinenodes", streams),
             claims: follow(Api::all(client.clone()), (), "", streams),
@@ -69,7 +71,7 @@ impl Sight {
     pub(crate) fn world(&self) -> Option<World> {
         let all = is_ready(&self.claims) && is_ready(&self.volumes) && is_ready(&self.classes);
         let all = all && is_ready(&self.shares) && is_ready(&self.reports) && is_ready(&self.nodes);
-        if !(all && is_ready(&self.namespaces)) {
+        if !(all && is_ready(&self.gateways) && is_ready(&self.namespaces)) {
             return None;
         }
         let labels = |namespace: &PartialObjectMeta<Namespace>| namespace.metadata.labels.clone().unwrap_or_default();
@@ -81,9 +83,8 @@ impl Sight {
             desks: self.reports.state().iter().map(|report| (report.name_any(), self.desk(report))).collect(),
             ..World::default()
         };
-        for share in self.shares.state() {
-            world.take_in(&share);
-        }
+        self.gateways.state().iter().for_each(|gateway| world.take_in("Gateway", gateway));
+        self.shares.state().iter().for_each(|share| world.take_in("Share", share));
         Some(world)
     }
 
@@ -125,20 +126,24 @@ fn is_ready_node(node: &Node) -> bool {
 }
 
 impl World {
-    fn take_in(&mut self, object: &DynamicObject) {
+    fn take_in(&mut self, kind: &str, object: &DynamicObject) {
         let name = object.name_any();
         let document = json!({
             "apiVersion": "moorline.io/v1alpha1",
-            "kind": "Share",
+            "kind": kind,
             "metadata": {"name": name},
             "spec": object.data.get("spec"),
         });
-        match yaml::parse_object(&format!("Share/{name}"), &document.to_string()).map(|located| located.object) {
+        match yaml::parse_object(&format!("{kind}/{name}"), &document.to_string()).map(|located| located.object) {
             Ok(Object::Share(share)) => drop(self.shares.insert(share.name.clone(), share)),
-            Ok(Object::Gateway(_)) => {}
+            Ok(Object::Gateway(gateway)) => {
+                let servers = gateway.targets.iter().map(|target| target.server.to_string());
+                self.servers.extend(servers.map(|server| (gateway.name.clone(), server)));
+            }
+            Err(_) if kind == "Gateway" => {}
             Err(problem) => drop(self.bad_shares.insert(name.clone(), problem.to_string())),
         }
-        if object.metadata.deletion_timestamp.is_some() {
+        if kind == "Share" && object.metadata.deletion_timestamp.is_some() {
             self.bad_shares.insert(name, "it is being deleted".to_owned());
         }
     }

@@ -1,7 +1,7 @@
 //! What the controller asks of this node, in the object that bears its name: done as errands, and said in its status. As long
 //! as a request stands its errand is tried, and when it is gone it is forgotten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -34,14 +34,14 @@ pub(crate) async fn run(client: Client, node: String, door: Door, outcomes: watc
     let api: Api<DynamicObject> = Api::all_with(client, &resource());
     let config = watcher::Config::default().fields(&format!("metadata.name={node}")).timeout(WATCH);
     let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
-    let mut desk = Desk { door, outcomes, running: BTreeMap::new(), listed: Vec::new() };
+    let mut desk = Desk { door, outcomes, running: BTreeMap::new(), listed: Vec::new(), first: true };
     // Whether the API server is heard, as it was last said in the log.
     let mut heard = None;
     while let Some(event) = stream.next().await {
         match event {
             Ok(event) => {
                 heard = Some(true);
-                desk.take_in(event);
+                desk.take_in(event).await;
             }
             Err(error) if is_outdated(&error) => debug!("listing MoorlineNodes anew: {error}"),
             Err(error) => {
@@ -64,19 +64,33 @@ struct Desk {
     running: BTreeMap<Name, (Errand, AbortHandle)>,
     /// What a list that is under way has brought so far.
     listed: Vec<Errand>,
+    /// Nothing was heard yet.
+    first: bool,
 }
 
 impl Desk {
-    fn take_in(&mut self, event: watcher::Event<DynamicObject>) {
+    async fn take_in(&mut self, event: watcher::Event<DynamicObject>) {
         match event {
             watcher::Event::Init => self.listed.clear(),
             watcher::Event::InitApply(object) => self.listed = requests(&object),
             watcher::Event::InitDone => {
                 let wanted = std::mem::take(&mut self.listed);
+                if std::mem::replace(&mut self.first, false) {
+                    self.forget_all_but(&wanted).await;
+                }
                 self.settle(wanted);
             }
             watcher::Event::Apply(object) => self.settle(requests(&object)),
             watcher::Event::Delete(_) => self.settle(Vec::new()),
+        }
+    }
+
+    /// What an earlier agent was asked for, and nobody asks for any more.
+    async fn forget_all_but(&self, wanted: &[Errand]) {
+        for id in self.door.errands().await {
+            if wanted.iter().all(|errand| errand.id != id) {
+                self.door.forget_errand(&id).await;
+            }
         }
     }
 
@@ -88,6 +102,7 @@ impl Desk {
             .filter(|errand| !wanted.contains(errand))
             .cloned()
             .collect();
+        let mut replaced = BTreeSet::new();
         for errand in gone {
             if let Some((_, task)) = self.running.remove(&errand.id) {
                 task.abort();
@@ -97,16 +112,27 @@ impl Desk {
                 outcomes.retain(|outcome| outcome.request != errand);
                 outcomes.len() < before
             });
-            // What is under way may be done all the same; the answer is nobody's.
-            let door = self.door.clone();
-            tokio::spawn(async move { door.forget_errand(&errand.id).await });
+            if wanted.iter().all(|other| other.id != errand.id) {
+                // What is under way may be done all the same; the answer is nobody's.
+                let door = self.door.clone();
+                tokio::spawn(async move { door.forget_errand(&errand.id).await });
+            } else {
+                replaced.insert(errand.id);
+            }
         }
         for errand in wanted {
             if self.running.contains_key(&errand.id) {
                 continue;
             }
             info!("the controller asks for {} in Share {}", errand.sub_dir, errand.share);
-            let task = tokio::spawn(pursue(self.door.clone(), errand.clone(), self.outcomes.clone()));
+            let (door, outcomes) = (self.door.clone(), self.outcomes.clone());
+            let (request, is_another) = (errand.clone(), replaced.contains(&errand.id));
+            let task = tokio::spawn(async move {
+                if is_another {
+                    door.forget_errand(&request.id).await;
+                }
+                pursue(door, request, outcomes).await;
+            });
             self.running.insert(errand.id.clone(), (errand, task.abort_handle()));
         }
     }
@@ -172,7 +198,13 @@ mod tests {
     fn desk() -> (Desk, mpsc::Receiver<reconcile::Event>, watch::Receiver<Vec<Outcome>>) {
         let (events, inbox) = mpsc::channel(8);
         let (outcomes, said) = watch::channel(Vec::new());
-        let desk = Desk { door: Door::new("/pods".into(), events), outcomes, running: BTreeMap::new(), listed: vec![] };
+        let desk = Desk {
+            door: Door::new("/pods".into(), events),
+            outcomes,
+            running: BTreeMap::new(),
+            listed: vec![],
+            first: true,
+        };
         (desk, inbox, said)
     }
 
@@ -183,12 +215,28 @@ mod tests {
         }
     }
 
+    async fn forgotten(inbox: &mut mpsc::Receiver<reconcile::Event>) -> String {
+        match inbox.recv().await.unwrap() {
+            reconcile::Event::Unpublish { target_path, .. } => target_path,
+            _ => panic!("something else is asked for"),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_request_is_pursued_until_it_is_done_and_forgotten_when_it_is_gone() {
         let (mut desk, mut inbox, mut said) = desk();
-        desk.take_in(Event::Init);
-        desk.take_in(Event::InitApply(node(&json!([request("a"), {"id": "of another version"}]))));
-        desk.take_in(Event::InitDone);
+        desk.take_in(Event::Init).await;
+        desk.take_in(Event::InitApply(node(&json!([request("a"), {"id": "of another version"}])))).await;
+        let earlier = async {
+            match inbox.recv().await.unwrap() {
+                reconcile::Event::Errands(reply) => {
+                    reply.send(vec!["a".parse().unwrap(), "old".parse().unwrap()]).unwrap()
+                }
+                _ => panic!("something else is asked for"),
+            }
+            assert_eq!(forgotten(&mut inbox).await, "errand:old");
+        };
+        tokio::join!(desk.take_in(Event::InitDone), earlier);
         let (publication, reply) = asked(&mut inbox).await;
         assert_eq!(publication.errand, Some(Task::Archive {}));
         reply.send(Err(Denied::Unavailable("its server is away".into()))).unwrap();
@@ -200,32 +248,22 @@ mod tests {
         let outcome = said.borrow_and_update()[0].clone();
         assert_eq!((outcome.state, outcome.message.as_str()), (State::Done, "done"));
         // The very same stands: nothing is to be done.
-        desk.take_in(Event::Apply(node(&json!([request("a")]))));
-        desk.take_in(Event::Apply(node(&json!([]))));
+        desk.take_in(Event::Apply(node(&json!([request("a")])))).await;
+        desk.take_in(Event::Apply(node(&json!([])))).await;
         assert_eq!(*said.borrow(), []);
-        match inbox.recv().await.unwrap() {
-            reconcile::Event::Unpublish { target_path, .. } => assert_eq!(target_path, "errand:a"),
-            _ => panic!("something else is asked for"),
-        }
+        assert_eq!(forgotten(&mut inbox).await, "errand:a");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_changes_is_another() {
         let (mut desk, mut inbox, said) = desk();
-        desk.take_in(Event::Apply(node(&json!([request("a")]))));
+        desk.take_in(Event::Apply(node(&json!([request("a")])))).await;
         let (_, first) = asked(&mut inbox).await;
         let mut other = request("a");
         other["task"] = json!({"unmake": {}});
-        desk.take_in(Event::Apply(node(&json!([other]))));
-        let mut tasks = Vec::new();
-        for _ in 0..2 {
-            match inbox.recv().await.unwrap() {
-                reconcile::Event::Publish(publication, _, _) => tasks.push(publication.errand),
-                reconcile::Event::Unpublish { .. } => tasks.push(None),
-                _ => panic!("something else is asked for"),
-            }
-        }
-        assert!(tasks.contains(&None) && tasks.contains(&Some(Task::Unmake {})), "{tasks:?}");
+        desk.take_in(Event::Apply(node(&json!([other])))).await;
+        assert_eq!(forgotten(&mut inbox).await, "errand:a", "before the other begins");
+        assert_eq!(asked(&mut inbox).await.0.errand, Some(Task::Unmake {}));
         assert!(first.send(Ok(None)).is_err(), "nobody waits for it");
         assert_eq!(*said.borrow(), []);
     }

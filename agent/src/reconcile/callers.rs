@@ -215,6 +215,12 @@ impl Reconciler {
         let _ = self.withdraw(id);
     }
 
+    /// Those that are wanted, by id.
+    pub(super) fn errands(&self) -> Vec<Name> {
+        let wanted = self.desired.publications.values().filter(|it| it.wanted);
+        wanted.filter_map(|publication| Some(publication.as_errand()?.id)).collect()
+    }
+
     pub(super) fn forget_setbacks(&mut self, id: PublicationId) {
         self.setbacks.retain(|step| !matches!(step, Step::Publish(of, _) | Step::Unpublish(of) if *of == id));
     }

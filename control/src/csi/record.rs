@@ -92,14 +92,11 @@ impl Records {
         Ok(list.items.iter().filter_map(Record::of).collect())
     }
 
-    /// The one that is there, if somebody was faster.
-    pub(super) async fn find_or_make(&self, record: &Record) -> Result<Record, kube::Error> {
+    /// Unless it is there.
+    pub(super) async fn make(&self, record: &Record) -> Result<(), kube::Error> {
         match self.api.create(&PostParams::default(), &record.object()).await {
-            Ok(_) => Ok(record.clone()),
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                self.find(record.id.as_str()).await?.ok_or(kube::Error::Api(status))
-            }
-            Err(error) => Err(error),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            other => other.map(drop),
         }
     }
 

@@ -284,7 +284,9 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
             Some(there) => there,
             None => {
                 self.alone(&record, &world, true).await?;
-                self.records.find_or_make(&record).await.map_err(|error| api(&error))?
+                self.records.make(&record).await.map_err(|error| api(&error))?;
+                // Somebody may have been faster, with something else.
+                self.compatible(&record, limit).await?.unwrap_or(record)
             }
         };
         let task = Task::Make { uid: class.uid, gid: class.gid, mode: class.mode };

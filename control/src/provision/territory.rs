@@ -21,7 +21,6 @@ enum Root {
 
 impl Territory {
     pub(crate) fn of(shares: &BTreeMap<Name, Share>, share: &str, sub_dir: &str) -> Self {
-        let parts = |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         let known = share.parse::<Name>().ok().and_then(|name| shares.get(&name));
         let (root, export) = match known {
             Some(share) => (Root::Gateway(share.gateway.clone()), share.export.as_str()),
@@ -30,10 +29,19 @@ impl Territory {
         Self { root, parts: [parts(export), parts(sub_dir)].concat() }
     }
 
+    /// As a server of a Gateway exports it.
+    pub(crate) fn at(gateway: &Name, path: &str) -> Self {
+        Self { root: Root::Gateway(gateway.clone()), parts: parts(path) }
+    }
+
     /// The same directory, or one in it.
     pub(crate) fn contains(&self, other: &Self) -> bool {
         self.root == other.root && other.parts.starts_with(&self.parts)
     }
+}
+
+fn parts(path: &str) -> Vec<String> {
+    path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -94,18 +94,12 @@ fn what_can_not_be_claimed_is_said_with_the_cure() {
     assert!(told(&mut cluster).1.contains("not for namespace elsewhere: add it"));
     let mut labelled = Cluster::new(&json!({"share": "team"}));
     labelled.claim("u1", "scratch");
-    labelled.world.namespaces = [("training", "web"), ("other", "ml")]
-        .map(|(name, team)| (name.to_owned(), [("team".to_owned(), team.to_owned())].into()))
-        .into();
+    let labels = |team: &str| [("training".to_owned(), [("team".to_owned(), team.to_owned())].into())].into();
+    labelled.world.namespaces = labels("web");
     let team = testing::share_for("team", &json!({"team": "ml"}));
     labelled.world.shares.insert(team.name.clone(), team);
     assert!(told(&mut labelled).1.contains("not for namespace training"));
-    labelled.world.namespaces = labelled
-        .world
-        .namespaces
-        .into_keys()
-        .zip([("team".to_owned(), "ml".to_owned()); 2].map(|it| [it].into()))
-        .collect();
+    labelled.world.namespaces = labels("ml");
     labelled.round();
     assert_eq!(labelled.asked().len(), 1);
     std::sync::Arc::make_mut(cluster.world.classes.get_mut("shared").unwrap()).mount_options =
@@ -244,6 +238,16 @@ fn nothing_is_deleted_that_may_be_somebody_elses() {
             it.world.volumes.push(another("team", "scratch-pvc-u1"));
         },
         "PersistentVolume static's as well",
+    );
+    // The same by kubelet's own NFS.
+    refused(
+        &|it| {
+            it.world.servers = vec![("gw".parse().unwrap(), "10.0.0.7".into())];
+            let nfs = json!({"server": "10.0.0.7", "path": "/data/training/scratch-pvc-u1/deep"});
+            let volume = json!({"metadata": {"name": "plain"}, "spec": {"nfs": nfs}});
+            it.world.volumes.push(std::sync::Arc::new(serde_json::from_value(volume).unwrap()));
+        },
+        "PersistentVolume plain's as well",
     );
     // A view of the whole share is nobody's own.
     let mut cluster = claimed(&json!({"share": "data", "onDelete": "delete"}));

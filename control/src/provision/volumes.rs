@@ -8,12 +8,15 @@ use moorline_shared::share::{Access, Share};
 use super::class::OnDelete;
 use super::desks::{Desks, Progress};
 use super::territory::Territory;
-use super::{Act, DRY_RUN, FINALIZER, ON_DELETE, Word, World, directory, explain, is_provisioned, volume_name};
+use super::{Act, DRY_RUN, FINALIZER, OF_CSI, ON_DELETE, Word, World, directory, explain, is_provisioned, volume_name};
 
 const LET_GO: &str = "To give up the volume and keep the directory, set persistentVolumeReclaimPolicy: Retain and delete the PersistentVolume";
 
 pub(super) fn acts(world: &World, desks: &mut Desks) -> Vec<Act> {
-    let ours = world.volumes.iter().filter(|volume| is_provisioned(volume) && directory(volume).is_some());
+    let ours = world
+        .volumes
+        .iter()
+        .filter(|volume| is_provisioned(volume) && directory(volume).is_some() && !is_of_csi(volume));
     ours.filter_map(|volume| match release(volume, world, desks) {
         Ok(act) => act,
         Err(note) => Some(Word::of(&**volume, "VolumeFailedDelete", true, note)),
@@ -97,6 +100,12 @@ fn errand<'a>(volume: &PersistentVolume, task: Task, world: &'a World) -> Result
         return Err(format!("Share {} does not allow it: say allowDelete: true there. {LET_GO}", share.name));
     }
     Ok((errand, share))
+}
+
+/// Made by whoever calls the CSI service, who deletes it as well.
+fn is_of_csi(volume: &PersistentVolume) -> bool {
+    let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
+    csi.is_some_and(|csi| csi.volume_handle.starts_with(OF_CSI))
 }
 
 fn let_go(volume: &PersistentVolume) -> Act {
