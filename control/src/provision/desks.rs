@@ -331,7 +331,7 @@ mod tests {
             round(&mut desks, &mut memory, 2, &delete, None).0,
             Progress::Waits { node: "a".into(), why: None, late: false }
         );
-        assert_eq!(desks["a"].requests, [delete.clone()]);
+        assert_eq!(desks["a"].requests, std::slice::from_ref(&delete));
         says(&mut desks, "a", &delete, State::Failed);
         assert_eq!(
             round(&mut desks, &mut memory, 3, &delete, None).0,
