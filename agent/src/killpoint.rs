@@ -68,6 +68,18 @@ macro_rules! kill_points {
                 Hand RemovalUntold "removal_untold" "Nothing is left, and the agent is not told.";
                 Agent RemovalDone "removal_done" "The agent knows.";
             }
+            Ways {
+                Hand WayConfigured "way_configured" "A device of the node's has address and route to a server, and goes with its maker.";
+                Hand WayUntold "way_untold" "It stays by itself, and the agent is not told.";
+                Agent WayDone "way_done" "The agent knows.";
+                Agent WayOpen "way_open" "That device and a socket are open, and no data path runs.";
+                Agent WayCarried "way_carried" "The data path runs.";
+                Hand WayRemovalUntold "way_removal_untold" "The device is gone, and the agent is not told.";
+                Agent WayRemovalDone "way_removal_done" "The agent knows.";
+                Hand DefaultsWritten "defaults_written" "The node's mount defaults are written beside their place.";
+                Hand DefaultsUntold "defaults_untold" "They are in it, or gone, and the agent is not told.";
+                Agent DefaultsDone "defaults_done" "The agent knows.";
+            }
             Mount {
                 Hand SuperblockMade "superblock_made" "The server has a client more, mounted nowhere.";
                 Hand BaseMade "base_made" "The directory for it is there.";
@@ -180,6 +192,10 @@ pub(crate) fn done(step: &Step) -> Point {
         Step::AttachTunnel(_) => Point::TunnelDone,
         Step::Fence(_) => Point::FenceDone,
         Step::RemoveNamespace(_) => Point::RemovalDone,
+        Step::MakeWay(_) => Point::WayDone,
+        Step::CarryWay(_) => Point::WayCarried,
+        Step::RemoveWay { .. } => Point::WayRemovalDone,
+        Step::SetMountDefaults => Point::DefaultsDone,
         Step::Mount(..) => Point::MountDone,
         Step::Publish(..) => Point::PublishDone,
         Step::Replace { .. } => Point::ReplaceDone,
@@ -200,6 +216,9 @@ pub(crate) fn untold(work: &Work) -> Point {
         Work::NameHostNetwork { .. } => Point::NameUntold,
         Work::ShutDown(_) => Point::ShutDownUntold,
         Work::RemoveNamespace(_) => Point::RemovalUntold,
+        Work::MakeWay(_) => Point::WayUntold,
+        Work::RemoveWay { .. } => Point::WayRemovalUntold,
+        Work::SetMountDefaults { .. } => Point::DefaultsUntold,
         Work::Hide { .. } => Point::HideUntold,
         Work::Flush { .. } => Point::FlushUntold,
         Work::Detach { .. } => Point::DetachUntold,

@@ -114,6 +114,12 @@ impl Paths {
         "/var/lib/moorline/client-id".into()
     }
 
+    /// What `mount -t nfs` reads on the node. Reached by its root, and no mount of the agent's pod: a node on which nobody can
+    /// write there has its agent all the same.
+    pub fn mount_defaults(&self) -> PathBuf {
+        "/etc/nfsmount.conf.d/moorline.conf".into()
+    }
+
     pub fn lock(&self) -> PathBuf {
         self.run.join("agent.lock")
     }
@@ -129,6 +135,9 @@ pub(crate) fn from_agent(path: &Path) -> PathBuf {
 
 /// The name of the TUN device, in each network namespace.
 pub(crate) const TUN_NAME: &str = "moorline0";
+
+/// The host's network namespace.
+pub(crate) const HOST_NETWORK: &str = "/proc/1/ns/net";
 
 /// The host's mount namespace.
 pub(crate) const HOST_MOUNTS: &str = "/proc/1/ns/mnt";

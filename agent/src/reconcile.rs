@@ -18,6 +18,7 @@ use std::time::Duration;
 use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use moorline_shared::name::Name;
+use moorline_shared::objects::InUse;
 use moorline_shared::observed::{Deletion, Leases, Liveness, Moment, Observed, Pods, Server};
 use moorline_shared::plan::{self, Desired, Jitter, Lane, Step};
 use moorline_shared::publication::Publication;
@@ -138,8 +139,9 @@ pub(crate) struct Reconciler {
     unrecorded: Option<String>,
     /// What is to come back, as it is on record, if that can be read.
     returning_on_record: Option<BTreeSet<PublicationId>>,
-    /// Shares that rest on a mount, as they were when the files were last held against them.
-    in_use: BTreeSet<Name>,
+    /// Shares that rest on a mount, and gateways that others mount through, as they were when the files were last held against
+    /// them.
+    in_use: InUse,
     servers: BTreeMap<NamespaceId, Server>,
     probers: BTreeMap<NamespaceId, JoinHandle<()>>,
     leases: Leases,
@@ -209,7 +211,7 @@ impl Reconciler {
             problems: Vec::new(),
             unrecorded: None,
             returning_on_record,
-            in_use: BTreeSet::new(),
+            in_use: InUse::default(),
             servers: BTreeMap::new(),
             probers: BTreeMap::new(),
             leases: Leases::default(),
@@ -357,7 +359,7 @@ impl Reconciler {
     /// Holds the files against what is in use: that does not change, everything else follows them. Whether anything did: what
     /// was seen before is not how things are then.
     fn revise(&mut self, observed: &Observed) -> bool {
-        self.in_use = self.shares_in_use(observed);
+        self.in_use = self.in_use(observed);
         let Reading { objects: files, problems: bad, incomplete } = &self.files;
         let (objects, contradictions) = self.desired.objects.revise(files, *incomplete, &self.in_use);
         let problems: Vec<Problem> = bad.iter().cloned().chain(contradictions).collect();
@@ -409,11 +411,14 @@ impl Reconciler {
         true
     }
 
-    /// A share whose mount is there, was asked for or is to come back is in use until that is gone.
-    fn shares_in_use(&self, observed: &Observed) -> BTreeSet<Name> {
+    /// A share whose mount is there, was asked for or is to come back is in use until that is gone; a gateway of scope host as
+    /// long as anybody on the node has a mount from its servers.
+    fn in_use(&self, observed: &Observed) -> InUse {
         let superblocks = observed.superblocks.iter().chain(&observed.beginning).chain(&observed.ending);
         let returning = self.desired.returning.iter().filter_map(|id| self.desired.publications.get(id));
-        superblocks.map(|superblock| &superblock.share).chain(returning.map(|p| &p.share)).cloned().collect()
+        let shares = superblocks.map(|superblock| &superblock.share).chain(returning.map(|p| &p.share));
+        let ways = observed.ways.iter().filter(|(_, way)| observed.is_used(way));
+        InUse { shares: shares.cloned().collect(), gateways: ways.map(|(target, _)| target.gateway.clone()).collect() }
     }
 
     /// All that matters now, and if somebody watches all that there is to see.
@@ -427,7 +432,7 @@ impl Reconciler {
 
     /// With what containers hold, or without.
     fn observe(&self, containers: bool) -> std::io::Result<Observed> {
-        let mut observed = self.host.observe(&self.desired.publications, containers)?;
+        let mut observed = self.host.observe(&self.desired, containers)?;
         observed.servers = self.servers.clone();
         observed.pods = self.pods.clone();
         observed.leases = self.leases.clone();
@@ -487,7 +492,7 @@ impl Reconciler {
             self.note_returned(&observed);
         }
         self.keep_returning();
-        let in_use = self.shares_in_use(&observed);
+        let in_use = self.in_use(&observed);
         if self.unrecorded.is_none() && self.in_use.is_subset(&in_use) {
             self.in_use = in_use;
         } else {

@@ -100,6 +100,10 @@ fn tunnels(desired: &Desired, observed: &Observed, host: &Host, now: Moment) -> 
                 .and_then(|target| target.peer.as_ref())
                 .map_or_else(|| "direct".to_owned(), |peer| peer.endpoint.to_string()),
             state: match state {
+                // On the node's own network it is the way that is carried, or not.
+                Tunnel::Attached if observed.ways.get(&id.target).is_some_and(|way| !way.carried) => {
+                    TunnelState::Detached
+                }
                 Tunnel::Detached => TunnelState::Detached,
                 Tunnel::Attached => TunnelState::Attached,
                 Tunnel::Fenced => TunnelState::Fenced,

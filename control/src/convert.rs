@@ -373,7 +373,7 @@ fn persistent(found: &Found, volume: &Volume, share: &str, read_only: bool) -> V
 
 #[cfg(test)]
 mod tests {
-    use moorline_shared::objects::Objects;
+    use moorline_shared::objects::{InUse, Objects};
     use moorline_shared::yaml;
 
     use super::*;
@@ -390,7 +390,7 @@ mod tests {
         let located: Vec<_> = documents
             .flat_map(|document| yaml::parse("converted", document).expect("an object that is taken"))
             .collect();
-        let (objects, problems) = Objects::default().revise(&located, false, &BTreeSet::new());
+        let (objects, problems) = Objects::default().revise(&located, false, &InUse::default());
         assert!(problems.is_empty(), "{problems:?}");
         objects
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::key::{PrivateKey, PublicKey};
+use crate::mount_defaults::MountDefaults;
 use crate::name::Name;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +20,15 @@ pub struct Gateway {
     pub away_after: Duration,
     /// Never empty; the first is preferred.
     pub targets: Vec<Target>,
+    /// For those who mount from its servers by the node's own network, where its scope is the host.
+    #[serde(default)]
+    pub mount_defaults: MountDefaults,
 }
 
 /// The way to a gateway's targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Path {
-    /// WireGuard, in a network namespace of its own for each target.
+    /// WireGuard, in a network namespace of its own for each target, or on the node's own network.
     Tunnel(TunnelSpec),
     /// The node's own network.
     Direct,
@@ -35,6 +39,23 @@ impl Gateway {
     /// were, and what was said of none may now be said of all, that they hold the same data.
     pub fn extends(&self, old: &Self) -> bool {
         self.path == old.path && self.targets.starts_with(&old.targets) && self.shared_data >= old.shared_data
+    }
+
+    pub fn tunnel(&self) -> Option<&TunnelSpec> {
+        match &self.path {
+            Path::Tunnel(tunnel) => Some(tunnel),
+            Path::Direct => None,
+        }
+    }
+
+    /// The tunnel, where each target has it in a network namespace of its own.
+    pub fn isolated_tunnel(&self) -> Option<&TunnelSpec> {
+        self.tunnel().filter(|tunnel| !tunnel.on_host)
+    }
+
+    /// Shares are mounted in the node's own network namespace, where others have mounts as well.
+    pub fn is_on_host(&self) -> bool {
+        self.isolated_tunnel().is_none()
     }
 
     pub fn target(&self, name: &Name) -> Option<&Target> {
@@ -48,6 +69,9 @@ pub struct TunnelSpec {
     pub address: IpAddr,
     pub private_key: KeySource,
     pub mtu: u32,
+    /// `scope: host`: device and route are in the node's own network, and lead there whoever mounts from a target's server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_host: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

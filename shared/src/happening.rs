@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{NamespaceId, SuperblockId};
+use crate::id::{NamespaceId, SuperblockId, TargetId};
 use crate::name::Name;
 use crate::plan::Step;
 use crate::publication::{Pod, Publication};
@@ -62,6 +62,14 @@ pub enum Happening {
     Fenced { namespace: NamespaceId },
     /// It was let go of, since nothing needs it.
     NamespaceRemoved { namespace: NamespaceId },
+    /// The node's own network leads to a target, since its gateway's scope is the host.
+    WayMade { target: TargetId },
+    /// The data path of that runs.
+    WayCarried { target: TargetId },
+    /// It is gone: nobody has a mount from its server, and its Gateway is gone or has changed.
+    WayRemoved { target: TargetId },
+    /// What mounts of such servers take for granted was written down, or the file removed with the last of them.
+    MountDefaultsSet,
     /// A superblock of the kernel's NFS client was made.
     Mounted { superblock: SuperblockId },
     /// What pods saw of `old` they see of `new`: another target serves them, or the same one a new export.
@@ -102,6 +110,10 @@ pub enum Kind {
     TunnelAttached,
     Fenced,
     NamespaceRemoved,
+    WayMade,
+    WayCarried,
+    WayRemoved,
+    MountDefaultsSet,
     Mounted,
     FailedOver,
     Aborting,
@@ -127,6 +139,10 @@ impl Happening {
             Step::AttachTunnel(id) => Self::TunnelAttached { namespace: id.clone() },
             Step::Fence(id) => Self::Fenced { namespace: id.clone() },
             Step::RemoveNamespace(id) => Self::NamespaceRemoved { namespace: id.clone() },
+            Step::MakeWay(target) => Self::WayMade { target: target.clone() },
+            Step::CarryWay(target) => Self::WayCarried { target: target.clone() },
+            Step::RemoveWay { target, .. } => Self::WayRemoved { target: target.clone() },
+            Step::SetMountDefaults => Self::MountDefaultsSet,
             Step::Mount(id, _) => Self::Mounted { superblock: id.clone() },
             Step::Publish(_, id) => Self::Published { publication: publication?, superblock: id.clone() },
             Step::Hide(_) => Self::Hidden(publication?),
@@ -163,6 +179,10 @@ impl Happening {
             Self::TunnelAttached { .. } => Kind::TunnelAttached,
             Self::Fenced { .. } => Kind::Fenced,
             Self::NamespaceRemoved { .. } => Kind::NamespaceRemoved,
+            Self::WayMade { .. } => Kind::WayMade,
+            Self::WayCarried { .. } => Kind::WayCarried,
+            Self::WayRemoved { .. } => Kind::WayRemoved,
+            Self::MountDefaultsSet => Kind::MountDefaultsSet,
             Self::Mounted { .. } => Kind::Mounted,
             Self::FailedOver { .. } => Kind::FailedOver,
             Self::Aborting { .. } => Kind::Aborting,
@@ -198,6 +218,10 @@ impl Happening {
             | Self::ServerAlive { .. }
             | Self::ShareServed { .. }
             | Self::NamespaceMade { .. }
+            | Self::WayMade { .. }
+            | Self::WayCarried { .. }
+            | Self::WayRemoved { .. }
+            | Self::MountDefaultsSet
             | Self::TunnelAttached { .. }
             | Self::NamespaceRemoved { .. }
             | Self::Mounted { .. }
@@ -315,6 +339,10 @@ impl fmt::Display for Happening {
                 write!(f, "fenced {namespace}: what is unwritten behind it reaches its server no more")
             }
             Self::NamespaceRemoved { namespace } => write!(f, "removed the network namespace {namespace}"),
+            Self::WayMade { target } => write!(f, "the node's own network leads to {target}"),
+            Self::WayCarried { target } => write!(f, "attached the tunnel of the node's way to {target}"),
+            Self::WayRemoved { target } => write!(f, "removed the node's way to {target}"),
+            Self::MountDefaultsSet => f.write_str("set what mounts of the node from gateways of scope host take for granted"),
             Self::Mounted { superblock } => write!(f, "mounted {superblock}"),
             Self::FailedOver { old, new } => write!(f, "failed over: {new} is in the place of {old}"),
             Self::Aborting { superblock, .. } => {
@@ -403,6 +431,10 @@ fn superblock_of(step: &Step) -> Option<&SuperblockId> {
         | Step::AttachTunnel(_)
         | Step::Fence(_)
         | Step::RemoveNamespace(_)
+        | Step::MakeWay(_)
+        | Step::CarryWay(_)
+        | Step::RemoveWay { .. }
+        | Step::SetMountDefaults
         | Step::Hide(_)
         | Step::Detach(_)
         | Step::Unpublish(_) => None,
@@ -416,6 +448,10 @@ pub fn action(step: &Step) -> &'static str {
         Step::AttachTunnel(_) => "attach_tunnel",
         Step::Fence(_) => "fence",
         Step::RemoveNamespace(_) => "remove_namespace",
+        Step::MakeWay(_) => "make_way",
+        Step::CarryWay(_) => "carry_way",
+        Step::RemoveWay { .. } => "remove_way",
+        Step::SetMountDefaults => "set_mount_defaults",
         Step::Mount(..) => "mount",
         Step::Publish(..) => "publish",
         Step::Replace { .. } => "replace",

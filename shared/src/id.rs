@@ -14,6 +14,12 @@ use crate::share::Access;
 #[error("{0:?} does not name {1}")]
 pub struct IdError(String, &'static str);
 
+impl IdError {
+    pub(crate) fn new(text: &str, what: &'static str) -> Self {
+        Self(text.to_owned(), what)
+    }
+}
+
 /// A name for what may be called anything: 32 hexadecimal digits.
 pub fn fingerprint(text: &str) -> String {
     Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
@@ -78,6 +84,18 @@ impl SuperblockId {
 impl fmt::Display for TargetId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.gateway, self.target)
+    }
+}
+
+impl FromStr for TargetId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let parse = || {
+            let (gateway, target) = text.split_once('.')?;
+            Some(Self { gateway: gateway.parse().ok()?, target: target.parse().ok()? })
+        };
+        parse().ok_or_else(|| IdError::new(text, "a target (gateway.target)"))
     }
 }
 
@@ -185,7 +203,8 @@ macro_rules! serde_as_text {
         }
     )*};
 }
-serde_as_text!(NamespaceId, PublicationId, SuperblockId);
+pub(crate) use serde_as_text;
+serde_as_text!(TargetId, NamespaceId, PublicationId, SuperblockId);
 
 #[cfg(test)]
 mod tests {

@@ -2,12 +2,14 @@
 //! nothing here is remembered from an earlier plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use crate::name::Name;
 use crate::plan::Flush;
 use crate::publication::Publication;
+use crate::way::WaySeen;
 
 /// Time since an origin of the caller's choosing: the planner reads no clock.
 pub type Moment = Duration;
@@ -15,6 +17,12 @@ pub type Moment = Duration;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
     pub namespaces: BTreeMap<NamespaceId, Tunnel>,
+    /// Ways of ours on the node's own network, wanted or not.
+    pub ways: BTreeMap<TargetId, WaySeen>,
+    /// Servers that NFS clients of the node's own network speak to, whoever has mounted from them.
+    pub used_servers: BTreeSet<IpAddr>,
+    /// What the file of mount defaults holds.
+    pub mount_defaults: Option<String>,
     /// What the probes of the server behind each namespace found.
     pub servers: BTreeMap<NamespaceId, Server>,
     /// Superblocks that a base mount of ours holds.
@@ -239,6 +247,11 @@ impl Observed {
     /// The pod was asked to end, or is spoken of no more.
     pub fn is_ending(&self, uid: &str) -> bool {
         matches!(self.pods.known.get(uid), Some(Some(_))) || self.gone.contains(uid)
+    }
+
+    /// Somebody on the node has a mount from its server.
+    pub fn is_used(&self, way: &WaySeen) -> bool {
+        self.used_servers.contains(&way.way.server)
     }
 
     pub fn liveness(&self, namespace: &NamespaceId, now: Moment) -> Liveness {

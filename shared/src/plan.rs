@@ -8,6 +8,7 @@ mod seat;
 mod shutdown;
 mod step;
 mod tuning;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -159,6 +160,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Vec<Step> {
         view.serve(share, &mut steps);
     }
     view.keep_namespaces(&mut steps);
+    view.keep_ways(&mut steps);
     steps
 }
 
@@ -197,7 +199,8 @@ pub fn depends_on_containers(desired: &Desired, observed: &Observed, now: Moment
 
 /// A node that shuts down need not wait for us any longer.
 pub fn has_let_go(observed: &Observed) -> bool {
-    observed.superblocks.is_empty() && observed.ending.is_empty() && observed.namespaces.is_empty()
+    let others = observed.ways.values().any(|way| observed.is_used(way));
+    observed.superblocks.is_empty() && observed.ending.is_empty() && observed.namespaces.is_empty() && !others
 }
 
 pub fn health(desired: &Desired, observed: &Observed, now: Moment, superblock: &SuperblockId) -> Health {
@@ -248,6 +251,7 @@ impl<'a> View<'a> {
         let gateways: BTreeMap<&Name, &Gateway> = self
             .shares_in_use()
             .filter_map(|share| self.gateway(share))
+            .chain(self.gateways_on_ways())
             .map(|gateway| (&gateway.name, gateway))
             .collect();
         for gateway in gateways.values() {

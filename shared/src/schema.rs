@@ -19,6 +19,18 @@ use serde::Serialize;
         "message": "tunnel is for path: tunnel; a direct gateway is reached by the node's own network"
     },
     {
+        "rule": "self.path != 'direct' || !has(self.scope)",
+        "message": "scope is for path: tunnel; a direct gateway is on the node's own network anyway"
+    },
+    {
+        "rule": "!has(self.mountDefaults) || (has(self.scope) && self.scope == 'host')",
+        "message": "mountDefaults is for scope: host; what a Share is mounted with stands in the Share"
+    },
+    {
+        "rule": "!has(self.scope) || self.scope != 'host' || self.targets.all(target, self.targets.exists_one(other, other.server == target.server))",
+        "message": "with scope: host the node's network can lead a server's address one way only: give each target's server another address inside the tunnel, or use scope: isolated"
+    },
+    {
         "rule": "self.path != 'direct' || self.targets.all(target, !has(target.endpoint) && !has(target.publicKey))",
         "message": "a target's endpoint and publicKey are for path: tunnel"
     },
@@ -32,6 +44,11 @@ pub struct GatewaySpec {
     #[schemars(extend("default" = "tunnel"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathKind>,
+    /// Where a tunnel ends on a node: in a network namespace of its own (isolated), or in the node's own network (host),
+    /// where whatever else the node mounts from its servers goes through it as well, as volumes of kubelet's own `nfs:` do.
+    /// Isolated unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ScopeKind>,
     /// The targets hold the same data: a ReadWrite share may move from one to the next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_data: Option<bool>,
@@ -42,6 +59,9 @@ pub struct GatewaySpec {
     /// This node's end of the tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TunnelSpec>,
+    /// What mounts of its servers that are no Share's take for granted, as far as they don't say it themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_defaults: Option<MountDefaultsSpec>,
     /// Where the data is, in the order of failover.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub targets: Vec<TargetSpec>,
@@ -52,6 +72,47 @@ pub struct GatewaySpec {
 pub enum PathKind {
     Tunnel,
     Direct,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScopeKind {
+    Isolated,
+    Host,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "!has(self.policy) || self.policy != 'soft' || (has(self.acceptLostWrites) && self.acceptLostWrites)",
+        "message": "policy: soft: a write that times out is lost, though write() said that it was done. Use hard, or say acceptLostWrites: true"
+    }
+]))]
+pub struct MountDefaultsSpec {
+    /// What becomes of I/O while the server is away: it blocks (hard), or fails when the kernel's time is over (soft). Under
+    /// soft a mount that says hard is soft as well: mount.nfs lets the default stand.
+    #[schemars(extend("default" = "hard"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<DefaultPolicyKind>,
+    /// That soft mounts may lose what was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_lost_writes: Option<bool>,
+    /// Tenths of a second until a call is sent again; 600 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 6000))]
+    pub timeo: Option<u32>,
+    /// How often it is sent again until its major timeout; 2 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub retrans: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultPolicyKind {
+    Hard,
+    Soft,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -270,6 +331,13 @@ mod tests {
             path: Some(PathKind::Tunnel),
             shared_data: Some(true),
             away_after: Some("10s".into()),
+            scope: Some(ScopeKind::Host),
+            mount_defaults: Some(MountDefaultsSpec {
+                policy: Some(DefaultPolicyKind::Soft),
+                accept_lost_writes: Some(true),
+                timeo: Some(100),
+                retrans: Some(1),
+            }),
             tunnel: Some(TunnelSpec {
                 address: "10.90.0.2".into(),
                 private_key_file: "/etc/k".into(),
@@ -382,6 +450,7 @@ mod tests {
         for (kind, spec, at) in [
             ("Gateway", &gateway, ""),
             ("Gateway", &gateway, "/tunnel"),
+            ("Gateway", &gateway, "/mountDefaults"),
             ("Gateway", &gateway, "/targets/0"),
             ("Share", &share, ""),
             ("Share", &share, "/namespaceSelector"),

@@ -8,12 +8,14 @@ mod errand;
 mod look;
 mod mark;
 mod mount;
+mod mount_defaults;
 mod namespace;
 mod prepare;
 mod publish;
 mod replace;
 mod seal;
 mod shut_down;
+mod way;
 
 use std::fs::File;
 use std::io::{self, BufRead, Write};
@@ -24,12 +26,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use moorline_shared::errand::Errand;
-use moorline_shared::id::{NamespaceId, SuperblockId};
+use moorline_shared::id::{NamespaceId, SuperblockId, TargetId};
 use moorline_shared::plan::Tuning;
 use moorline_shared::publication::Publication;
 use moorline_shared::share::MountOptions;
 use moorline_shared::sub_dir::SubDir;
 use moorline_shared::usage::Usage;
+use moorline_shared::way::Way;
 use moorline_sys::mountinfo::Mount as Mounted;
 use moorline_sys::namespace as sys_namespace;
 use rustix::fs::{Mode, OFlags};
@@ -67,6 +70,17 @@ pub enum Work {
     /// End the read-write superblocks of a namespace for good, where the kernel can.
     ShutDown(NamespaceId),
     RemoveNamespace(NamespaceId),
+    /// Make what leads to a server on the node's own network, or what is missing of it.
+    MakeWay(Way),
+    RemoveWay {
+        target: TargetId,
+        /// Not if anybody has a mount from its server.
+        unused: bool,
+    },
+    /// Have this file there, or none.
+    SetMountDefaults {
+        text: Option<String>,
+    },
     Mount(Mount),
     Publish(Publish),
     Replace(Replace),
@@ -265,6 +279,9 @@ fn perform(request: &Request) -> Result<Done, Failure> {
         Work::NameHostNetwork { id, client_identifier } => namespace::name_host_network(paths, id, client_identifier),
         Work::ShutDown(id) => shut_down::shut_down(paths, id),
         Work::RemoveNamespace(id) => namespace::remove(paths, id),
+        Work::MakeWay(wanted) => way::make(wanted),
+        Work::RemoveWay { target, unused } => way::remove(target, *unused),
+        Work::SetMountDefaults { text } => mount_defaults::set(paths, text.as_deref()),
         Work::Mount(wanted) => mount::mount(paths, wanted),
         Work::Publish(wanted) => publish::publish(paths, wanted),
         Work::Replace(wanted) => return replace::replace(paths, wanted),

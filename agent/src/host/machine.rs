@@ -1,10 +1,11 @@
 //! What the host stands on. The simulator puts a machine of its own here; everything above is the same for both.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -12,18 +13,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moorline_shared::gateway::{KeySource, Peer, TunnelSpec};
-use moorline_shared::id::{NamespaceId, SuperblockId};
+use moorline_shared::id::{NamespaceId, SuperblockId, TargetId};
 use moorline_shared::key::PrivateKey;
+use moorline_shared::way::Way;
 use moorline_sys::mountinfo::{Device, Mount};
 use moorline_sys::{namespace, tun};
 use moorline_tunnel::{Backend, Config, Simple, Tunnel};
 
 use super::containers::{self, MountNamespace};
 use super::listings::{self, Listings};
+use super::network::{self, PROC_NET};
 use super::tunnels::TunnelError;
 use crate::hands::{Done, Hands, HandsError, Request};
 use crate::killpoint::{self, Point};
-use crate::paths::{Paths, TUN_NAME, from_agent};
+use crate::paths::{HOST_NETWORK, Paths, TUN_NAME, from_agent};
 use crate::probe::Question;
 use crate::reconcile::Clock;
 use crate::table::Table;
@@ -59,6 +62,15 @@ pub(crate) trait Machine: Send + Sync {
         peer: &Peer,
         server: IpAddr,
     ) -> Result<Box<dyn Tunnel>, TunnelError>;
+
+    /// Ways of ours on the node's own network, and whether each is up and its server's route leads there.
+    fn ways(&self) -> io::Result<BTreeMap<TargetId, (Way, bool)>>;
+
+    /// Servers that anybody mounts from by the node's own network.
+    fn used_servers(&self) -> io::Result<BTreeSet<IpAddr>>;
+
+    /// Starts the data path of such a way, which ends when it is dropped.
+    fn carry(&self, way: &Way, spec: &TunnelSpec, peer: &Peer) -> Result<Box<dyn Tunnel>, TunnelError>;
 
     /// The names of the files in a directory.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
@@ -160,20 +172,30 @@ impl Machine for Linux {
             tun::attach(TUN_NAME)
         })
         .map_err(|error| TunnelError::Device(id.clone(), error))?;
-        // The datagrams leave by the host's network, where this process is.
-        let any: SocketAddr =
-            if peer.endpoint.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
-        let socket = UdpSocket::bind(any).map_err(|error| TunnelError::Socket(id.clone(), error))?;
-        killpoint::hit(Point::TunnelOpen);
-        let config = Config {
-            private_key: private_key(&spec.private_key)?,
-            peer: peer.public_key,
-            endpoint: peer.endpoint,
-            keepalive: Some(KEEPALIVE),
-            allowed: vec![server],
-            local: vec![spec.address],
-        };
-        Simple.start(&id.to_string(), config, device, socket).map_err(|error| TunnelError::Start(id.clone(), error))
+        start(&id.to_string(), device, spec, peer, server, Point::TunnelOpen)
+    }
+
+    fn ways(&self) -> io::Result<BTreeMap<TargetId, (Way, bool)>> {
+        network::ways(&from_agent(Path::new("/sys/class/net")), Path::new(PROC_NET))
+    }
+
+    fn used_servers(&self) -> io::Result<BTreeSet<IpAddr>> {
+        network::used_servers(Path::new(PROC_NET))
+    }
+
+    fn carry(&self, way: &Way, spec: &TunnelSpec, peer: &Peer) -> Result<Box<dyn Tunnel>, TunnelError> {
+        let name = way.device();
+        let refused = |error| TunnelError::Way { target: way.target.clone(), device: way.device(), error };
+        // To attach to one that is not there is to make it: a device without address and route, and without a word whose it is.
+        let ways = self.ways().map_err(refused)?;
+        if ways.get(&way.target).is_none_or(|(there, _)| there != way) {
+            return Err(refused(io::ErrorKind::NotFound.into()));
+        }
+        let device = namespace::in_network(Path::new(HOST_NETWORK), move || {
+            tun::ensure_device()?;
+            tun::attach(&name)
+        });
+        start(&way.target.to_string(), device.map_err(refused)?, spec, peer, way.server, Point::WayOpen)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -217,6 +239,30 @@ impl Machine for Linux {
     fn with_processes(&self, uids: &BTreeSet<String>) -> BTreeSet<String> {
         containers::with_processes(uids)
     }
+}
+
+/// A data path over a TUN device. Its datagrams leave by the host's network, where this process is.
+fn start(
+    name: &str,
+    device: OwnedFd,
+    spec: &TunnelSpec,
+    peer: &Peer,
+    server: IpAddr,
+    open: Point,
+) -> Result<Box<dyn Tunnel>, TunnelError> {
+    let any: SocketAddr =
+        if peer.endpoint.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any).map_err(|error| TunnelError::Socket(name.to_owned(), error))?;
+    killpoint::hit(open);
+    let config = Config {
+        private_key: private_key(&spec.private_key)?,
+        peer: peer.public_key,
+        endpoint: peer.endpoint,
+        keepalive: Some(KEEPALIVE),
+        allowed: vec![server],
+        local: vec![spec.address],
+    };
+    Simple.start(name, config, device, socket).map_err(|error| TunnelError::Start(name.to_owned(), error))
 }
 
 fn private_key(source: &KeySource) -> Result<PrivateKey, TunnelError> {

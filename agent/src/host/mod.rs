@@ -4,25 +4,31 @@ mod containers;
 pub(crate) mod kernel;
 mod listings;
 mod machine;
+pub(crate) mod network;
 mod observe;
 mod records;
 mod tunnels;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use moorline_shared::client::ClientIdentity;
-use moorline_shared::gateway::{self, Gateway, Target};
-use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
+use moorline_shared::gateway::{Gateway, Target};
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
+use moorline_shared::mount_defaults;
 use moorline_shared::objects::Objects;
 use moorline_shared::observed::{Observed, Tunnel};
 use moorline_shared::plan::{Desired, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Policy;
 use moorline_shared::usage::Usage;
+use moorline_shared::way::{Way, WaySeen};
 
 use crate::hands::{Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
 use crate::killpoint::{self, Point};
@@ -31,6 +37,7 @@ use crate::paths::Paths;
 use crate::probe::Question;
 use crate::reconcile::{Clock, chain};
 use tunnels::Tunnels;
+use ways::Ways;
 
 pub(crate) use machine::{Linux, Machine};
 
@@ -40,6 +47,9 @@ pub(crate) use containers::MountNamespace;
 pub(crate) use machine::Promise;
 
 pub use tunnels::{TunnelError, TunnelView};
+
+/// Ways, the servers that are mounted from, and the file of mount defaults.
+type SeenOnNetwork = (BTreeMap<TargetId, WaySeen>, BTreeSet<IpAddr>, Option<String>);
 
 /// For what never leaves the node.
 const LOCAL: Duration = Duration::from_secs(10);
@@ -88,6 +98,9 @@ pub struct Host {
     paths: Paths,
     client_identity: ClientIdentity,
     tunnels: Tunnels,
+    ways: Ways,
+    /// Something of what gateways of scope host have on the node may be there: looking for it costs each round some calls.
+    may_have_ways: AtomicBool,
     metrics: Metrics,
 }
 
@@ -100,7 +113,9 @@ impl Host {
         metrics: Metrics,
     ) -> Result<Self, StepError> {
         let tunnels = Tunnels::new(machine.clone(), paths.clone());
-        let host = Self { machine, paths, client_identity, tunnels, metrics };
+        let ways = Ways::new(machine.clone());
+        let may_have_ways = AtomicBool::new(true);
+        let host = Self { machine, paths, client_identity, tunnels, ways, may_have_ways, metrics };
         host.hand(Work::Prepare, LOCAL).await?;
         Ok(host)
     }
@@ -155,19 +170,19 @@ impl Host {
 
     /// What the kernel's tables and the data paths show, with or without the containers'; what probes found is the
     /// caller's to add.
-    pub fn observe(
-        &self,
-        publications: &BTreeMap<PublicationId, Publication>,
-        containers: bool,
-    ) -> io::Result<Observed> {
-        let seen = observe::observe(&*self.machine, &self.paths, publications, containers)?;
+    pub fn observe(&self, desired: &Desired, containers: bool) -> io::Result<Observed> {
+        let seen = observe::observe(&*self.machine, &self.paths, &desired.publications, containers)?;
         let tunnel = |id: &NamespaceId| match () {
             // Fenced is what is marked and has stopped: before that, a packet may still leave.
             () if seen.fenced.contains(id) && !self.tunnels.has(id) => Tunnel::Fenced,
             () if seen.fenced.contains(id) || self.tunnels.carries(id) => Tunnel::Attached,
             () => Tunnel::Detached,
         };
+        let (ways, used_servers, mount_defaults) = self.observe_ways(&desired.objects)?;
         Ok(Observed {
+            ways,
+            used_servers,
+            mount_defaults,
             // A mark alone is what a removal that was cut short has left.
             namespaces: seen.namespaces.union(&seen.fenced).map(|id| (id.clone(), tunnel(id))).collect(),
             superblocks: seen.superblocks,
@@ -185,8 +200,28 @@ impl Host {
         })
     }
 
+    /// What there is on the node's own network, as far as there may be anything.
+    fn observe_ways(&self, objects: &Objects) -> io::Result<SeenOnNetwork> {
+        let wanted = objects.gateways.values().any(|gateway| gateway.ways().next().is_some());
+        if !wanted && !self.may_have_ways.load(Ordering::Relaxed) {
+            return Ok(SeenOnNetwork::default());
+        }
+        let seen = |(target, (way, whole)): (TargetId, (Way, bool))| {
+            let carried = self.ways.carries(&target, objects.gateways.get(&target.gateway));
+            (target, WaySeen { way, whole, carried })
+        };
+        let ways: BTreeMap<TargetId, WaySeen> = self.machine.ways()?.into_iter().map(seen).collect();
+        let used_servers = if ways.is_empty() { BTreeSet::new() } else { self.machine.used_servers()? };
+        let defaults = self.machine.read(&self.paths.mount_defaults()).ok();
+        let defaults = defaults.map(|text| String::from_utf8_lossy(&text).into_owned());
+        // Somebody else's is none, unless it is in our way.
+        let defaults = defaults.filter(|text| wanted || text.starts_with(mount_defaults::OURS));
+        self.may_have_ways.store(!ways.is_empty() || defaults.is_some(), Ordering::Relaxed);
+        Ok((ways, used_servers, defaults))
+    }
+
     pub fn tunnel(&self, id: &NamespaceId) -> Option<TunnelView> {
-        self.tunnels.view(id)
+        self.tunnels.view(id).or_else(|| self.ways.view(&id.target))
     }
 
     /// What an errand did is said in words.
@@ -213,7 +248,7 @@ impl Host {
         match step {
             Step::MakeNamespace(id) => {
                 let (gateway, target) = endpoint(desired, id)?;
-                let gateway::Path::Tunnel(tunnel) = &gateway.path else {
+                let Some(tunnel) = gateway.isolated_tunnel() else {
                     let client_identifier = self.client_identity.identifier(None);
                     return self.hand(Work::NameHostNetwork { id: id.clone(), client_identifier }, LOCAL).await;
                 };
@@ -228,17 +263,15 @@ impl Host {
             }
             Step::AttachTunnel(id) => {
                 let (gateway, target) = endpoint(desired, id)?;
-                match (&gateway.path, &target.peer) {
-                    (gateway::Path::Tunnel(tunnel), Some(peer)) => {
-                        Ok(self.tunnels.attach(id, tunnel, peer, target.server)?)
-                    }
+                match (gateway.isolated_tunnel(), &target.peer) {
+                    (Some(tunnel), Some(peer)) => Ok(self.tunnels.attach(id, tunnel, peer, target.server)?),
                     _ => Ok(self.tunnels.attach_direct(id)?),
                 }
             }
             Step::Fence(id) => {
                 // Before the mark: were the agent to die in between, its successor does this again.
                 let gateway = desired.objects.gateways.get(&id.target.gateway);
-                if gateway.is_some_and(|gateway| gateway.path == gateway::Path::Direct) {
+                if gateway.is_some_and(Gateway::is_on_host) {
                     self.hand(Work::ShutDown(id.clone()), LOCAL).await?;
                     killpoint::hit(Point::FenceUnmarked);
                 }
@@ -248,6 +281,23 @@ impl Host {
                 self.tunnels.detach(id);
                 killpoint::hit(Point::TunnelEnded);
                 self.hand(Work::RemoveNamespace(id.clone()), LOCAL).await
+            }
+            Step::MakeWay(target) => self.hand(Work::MakeWay(way(desired, target)?.0), LOCAL).await,
+            Step::CarryWay(target) => {
+                let (way, gateway, target) = way(desired, target)?;
+                match (gateway.tunnel(), &target.peer) {
+                    (Some(tunnel), Some(peer)) => Ok(self.ways.carry(&way, tunnel, peer)?),
+                    _ => Err(StepError::Gone(format!("the tunnel of {}", way.target))),
+                }
+            }
+            Step::RemoveWay { target, unused } => {
+                // It is carried until the hand has seen that nobody came meanwhile.
+                self.hand(Work::RemoveWay { target: target.clone(), unused: *unused }, LOCAL).await?;
+                self.ways.let_go(target);
+                Ok(())
+            }
+            Step::SetMountDefaults => {
+                self.hand(Work::SetMountDefaults { text: mount_defaults::file(&desired.objects) }, LOCAL).await
             }
             Step::Mount(superblock, tuning) => {
                 let (_, target) = endpoint(desired, &superblock.namespace)?;
@@ -387,6 +437,13 @@ fn endpoint<'a>(desired: &'a Desired, id: &NamespaceId) -> Result<(&'a Gateway, 
         .ok_or_else(|| StepError::Gone(format!("Gateway {}", id.target.gateway)))?;
     let target = gateway.target(&id.target.target).ok_or_else(|| StepError::Gone(format!("target {}", id.target)))?;
     Ok((gateway, target))
+}
+
+fn way<'a>(desired: &'a Desired, target: &TargetId) -> Result<(Way, &'a Gateway, &'a Target), StepError> {
+    let gone = || StepError::Gone(format!("target {target}"));
+    let gateway = desired.objects.gateways.get(&target.gateway).ok_or_else(gone)?;
+    let way = gateway.ways().find(|way| way.target == *target).ok_or_else(gone)?;
+    Ok((way, gateway, gateway.target(&target.target).ok_or_else(gone)?))
 }
 
 fn publication(desired: &Desired, id: PublicationId) -> Result<&Publication, StepError> {

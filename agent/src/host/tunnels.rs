@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moorline_shared::gateway::{Peer, TunnelSpec};
-use moorline_shared::id::NamespaceId;
+use moorline_shared::id::{NamespaceId, TargetId};
 use moorline_shared::key::KeyError;
 use moorline_tunnel::{Stats, Tunnel};
 
@@ -21,10 +21,17 @@ pub enum TunnelError {
     Key { path: String, error: KeyError },
     #[error("open the TUN device of {0}")]
     Device(NamespaceId, #[source] io::Error),
+    #[error("open {device}, the device of the node's way to {target}")]
+    Way {
+        target: TargetId,
+        device: String,
+        #[source]
+        error: io::Error,
+    },
     #[error("open a UDP socket for {0}")]
-    Socket(NamespaceId, #[source] io::Error),
+    Socket(String, #[source] io::Error),
     #[error("start the tunnel of {0}")]
-    Start(NamespaceId, #[source] moorline_tunnel::Error),
+    Start(String, #[source] moorline_tunnel::Error),
     #[error("{0} is fenced: it leads nowhere, for good")]
     Fenced(NamespaceId),
 }

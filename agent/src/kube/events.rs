@@ -115,6 +115,10 @@ impl Word {
             | Kind::NamespaceMade
             | Kind::TunnelAttached
             | Kind::NamespaceRemoved
+            | Kind::WayMade
+            | Kind::WayCarried
+            | Kind::WayRemoved
+            | Kind::MountDefaultsSet
             | Kind::Mounted
             | Kind::Retired
             | Kind::StepFailed => return None,

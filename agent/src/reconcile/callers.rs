@@ -328,9 +328,9 @@ impl Reconciler {
         let reason =
             waiting.or(unclaimed).unwrap_or_else(|| format!("not mounted after {PUBLISH_DEADLINE:?}; still trying"));
         let concerns = |step: &Step| match step.lane() {
-            Lane::Server(target) => target.gateway == share.gateway,
+            Lane::Server(target) | Lane::Way(target) => target.gateway == share.gateway,
             Lane::Publication(of) => of == id,
-            Lane::Fence(_) | Lane::Ending(_) => false,
+            Lane::Fence(_) | Lane::Ending(_) | Lane::MountDefaults => false,
         };
         match self.setbacks.failure(concerns) {
             Some(said) => format!("{reason} (last failure: {said})"),

@@ -137,10 +137,14 @@ impl World {
         self.followers.clear();
         self.superblocks.clear();
         self.networks.clear();
+        self.ways.clear();
+        self.guests.clear();
         self.networks.insert(HOST_NETWORK, Network::default());
         self.host.0.retain(|mount| mount.mount_point == Path::new("/"));
         if !self.scene.keeps_run {
-            self.files.clear();
+            // But for what is not the agent's own directory.
+            let defaults = paths().mount_defaults();
+            self.files.retain(|file, _| *file == defaults);
         }
         for volume in self.volumes.values_mut() {
             (volume.asked, volume.there) = (false, false);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use moorline_shared::gateway::Path;
 use moorline_shared::share::{Access, Namespaces, Share};
 use moorline_shared::yaml::{Located, Object};
 use tokio::time::sleep;
@@ -123,6 +122,8 @@ impl World {
             89..90 if !self.scene.calm && self.rng.u32(..4) == 0 => self.ask_to_shut_down(),
             90..95 if !self.asked.is_empty() => self.node_user_comes(),
             95..97 if !self.asked.is_empty() => self.node_mounts_change(),
+            97..99 if !self.ways.is_empty() => self.guests_change(),
+            99 if !self.ways.is_empty() && !self.scene.calm => self.route_goes(),
             _ => {}
         }
         None
@@ -306,7 +307,7 @@ impl World {
         for (index, gateway) in self.scene.gateways.clone().iter().enumerate() {
             let of_it: Vec<usize> =
                 (0..self.servers.len()).filter(|server| self.servers[*server].gateway == index).collect();
-            let may_miss_one = gateway.shared_data && gateway.path != Path::Direct && of_it.len() > 1;
+            let may_miss_one = gateway.shared_data && !gateway.is_on_host() && of_it.len() > 1;
             if may_miss_one
                 && self.scene.sheltered != Some(index)
                 && self.rng.u32(..3) == 0

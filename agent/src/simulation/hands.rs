@@ -81,7 +81,9 @@ impl World {
             share.or_else(|| self.share_at(target)).is_some_and(|share| self.scene.is_sheltered(&share.gateway))
         };
         match work {
-            Work::Prepare => false,
+            Work::Prepare | Work::SetMountDefaults { .. } => false,
+            Work::MakeWay(way) => self.scene.is_sheltered(&way.target.gateway),
+            Work::RemoveWay { target, .. } => self.scene.is_sheltered(&target.gateway),
             Work::MakeNamespace(namespace) => self.scene.is_sheltered(&namespace.id.target.gateway),
             Work::NameHostNetwork { id, .. } | Work::ShutDown(id) | Work::RemoveNamespace(id) => {
                 self.scene.is_sheltered(&id.target.gateway)
@@ -188,6 +190,19 @@ impl Hand {
                 world.name_network(&wanted.id, network);
             }
             Work::NameHostNetwork { id, .. } => self.world.lock().name_network(id, HOST_NETWORK),
+            Work::MakeWay(way) => self.world.lock().make_way(way),
+            Work::RemoveWay { target, unused } => {
+                if !self.world.lock().remove_way(target, *unused) {
+                    return failed(false, "somebody mounts from it by now");
+                }
+            }
+            Work::SetMountDefaults { text } => {
+                let mut world = self.world.lock();
+                match text {
+                    Some(text) => drop(world.files.insert(paths().mount_defaults(), text.clone().into_bytes())),
+                    None => drop(world.files.remove(&paths().mount_defaults())),
+                }
+            }
             Work::RemoveNamespace(id) => self.remove_namespace(id).await?,
             Work::ShutDown(id) => self.shut_down(id).await?,
             Work::Mount(wanted) => self.mount(wanted).await?,
@@ -486,6 +501,9 @@ fn describe(work: &Work) -> String {
         Work::NameHostNetwork { id, .. } => format!("name the host's network {id}"),
         Work::ShutDown(id) => format!("shut down the writers of {id}"),
         Work::RemoveNamespace(id) => format!("remove {id}"),
+        Work::MakeWay(way) => format!("make the node's way to {}", way.target),
+        Work::RemoveWay { target, .. } => format!("remove the node's way to {target}"),
+        Work::SetMountDefaults { .. } => "set the node's mount defaults".into(),
         Work::Mount(mount) => format!("mount {}", mount.superblock),
         Work::Publish(publish) => format!("publish {} at {}", publish.superblock, publish.target_path.display()),
         Work::Replace(replace) => {

@@ -1,6 +1,6 @@
 //! One agent's life, from its start to its death: the real loop over a machine that is made up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use moorline_shared::client::ClientIdentity;
 use moorline_shared::gateway::{Peer, TunnelSpec};
 use moorline_shared::happening::Happening;
-use moorline_shared::id::{NamespaceId, SuperblockId};
+use moorline_shared::id::{NamespaceId, SuperblockId, TargetId};
 use moorline_shared::plan::Jitter;
+use moorline_shared::way::Way;
 use moorline_sys::mountinfo::{Device, Mount};
 use moorline_tunnel::{Stats, Tunnel};
 use tokio::sync::{mpsc, oneshot};
@@ -265,8 +266,42 @@ impl Machine for Life {
             Ok(network)
         });
         match started {
-            Ok(network) => Ok(Box::new(MadeUp { world: self.world.clone(), life: self.life, network })),
+            Ok(network) => {
+                let of = Of::Network(network);
+                Ok(Box::new(MadeUp { world: self.world.clone(), life: self.life, of }))
+            }
             Err(error) => Err(TunnelError::Device(id.clone(), error)),
+        }
+    }
+
+    fn ways(&self) -> io::Result<BTreeMap<TargetId, (Way, bool)>> {
+        self.call(|world| Ok(world.seen_ways()))
+    }
+
+    fn used_servers(&self) -> io::Result<BTreeSet<IpAddr>> {
+        self.call(|world| Ok(world.used_servers()))
+    }
+
+    fn carry(&self, way: &Way, _: &TunnelSpec, peer: &Peer) -> Result<Box<dyn Tunnel>, TunnelError> {
+        let started = self.risky("start a data path of the node's", |world| {
+            let server = world.servers.iter().position(|server| server.endpoint == Some(peer.endpoint));
+            let Some(server) = server else { return Err(io::Error::other("no way")) };
+            let there = world.ways.get_mut(&way.target).filter(|there| there.way == *way);
+            let Some(there) = there else { return Err(io::Error::other("no device")) };
+            if there.path.is_some() {
+                return Err(io::Error::other("the device is busy"));
+            }
+            there.path = Some(DataPath { life: self.life, server, running: true });
+            world.say(|| format!("a data path of the node's to {} starts", way.target));
+            world.flow();
+            Ok(())
+        });
+        match started {
+            Ok(()) => {
+                let of = Of::Way(way.target.clone());
+                Ok(Box::new(MadeUp { world: self.world.clone(), life: self.life, of }))
+            }
+            Err(error) => Err(TunnelError::Way { target: way.target.clone(), device: way.device(), error }),
         }
     }
 
@@ -323,13 +358,29 @@ impl Machine for Life {
 struct MadeUp {
     world: Shared,
     life: u64,
-    network: u64,
+    of: Of,
+}
+
+/// What leads there.
+#[derive(Debug)]
+enum Of {
+    Network(u64),
+    Way(TargetId),
+}
+
+impl Of {
+    fn path<'a>(&self, world: &'a mut World) -> Option<&'a mut Option<DataPath>> {
+        match self {
+            Self::Network(network) => world.networks.get_mut(network).map(|network| &mut network.path),
+            Self::Way(target) => world.ways.get_mut(target).map(|way| &mut way.path),
+        }
+    }
 }
 
 impl Tunnel for MadeUp {
     fn stats(&self) -> Stats {
-        let world = self.world.lock();
-        let path = world.networks.get(&self.network).and_then(|network| network.path.as_ref());
+        let mut world = self.world.lock();
+        let path = self.of.path(&mut world).and_then(|path| path.as_ref());
         let running = path.is_some_and(|path| path.life == self.life && path.running);
         Stats { running, ..Stats::default() }
     }
@@ -338,11 +389,9 @@ impl Tunnel for MadeUp {
 impl Drop for MadeUp {
     fn drop(&mut self) {
         let mut world = self.world.lock();
-        if let Some(network) = world.networks.get_mut(&self.network)
-            && network.path.take_if(|path| path.life == self.life).is_some()
-        {
-            let network = self.network;
-            world.say(|| format!("the data path of network {network} ends"));
+        let ended = self.of.path(&mut world).and_then(|path| path.take_if(|path| path.life == self.life));
+        if ended.is_some() {
+            world.say(|| format!("the data path of {:?} ends", self.of));
         }
     }
 }

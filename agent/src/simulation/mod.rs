@@ -13,6 +13,7 @@ mod storage;
 pub mod sweep;
 mod table;
 mod truth;
+mod ways;
 mod world;
 
 use std::cell::RefCell;
@@ -70,6 +71,7 @@ pub fn run(seed: u64, tell: bool) -> Run {
     let mut scene = Scene::draw(&mut rng);
     // With numbers of their own, so that a seed without them is what it was before there were any.
     scene.draw_node_mounts(&mut Rng::with_seed(!seed));
+    scene.draw_scopes(&mut Rng::with_seed(seed.rotate_left(32)));
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without I/O needs nothing");
     let (broken, story) = runtime.block_on(async {
@@ -91,7 +93,11 @@ impl World {
         for gateway in &scene.gateways {
             let targets: Vec<String> =
                 gateway.targets.iter().map(|target| format!("{} at {}", target.name, target.server)).collect();
-            let path = if gateway.path == Path::Direct { "direct" } else { "tunnel" };
+            let path = match &gateway.path {
+                Path::Direct => "direct",
+                Path::Tunnel(tunnel) if tunnel.on_host => "tunnel, scope host",
+                Path::Tunnel(_) => "tunnel",
+            };
             let (name, shared) = (&gateway.name, gateway.shared_data);
             self.say(|| format!("Gateway {name}: {path}, sharedData {shared}, targets {}", targets.join(", ")));
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use moorline_shared::gateway::{Gateway, KeySource, Path, Peer, Target, TunnelSpec};
 use moorline_shared::key::{PrivateKey, PublicKey};
+use moorline_shared::mount_defaults::MountDefaults;
 use moorline_shared::name::Name;
 use moorline_shared::share::{Access, MountOptions, Namespaces, Policy, Share};
 use moorline_shared::yaml::{Located, Object};
@@ -70,6 +71,7 @@ impl Scene {
                 path: if direct { Path::Direct } else { Path::Tunnel(tunnel()) },
                 away_after: Duration::from_secs(4),
                 targets: targets.collect(),
+                mount_defaults: MountDefaults::default(),
             });
             one_store.push(shared);
         }
@@ -109,6 +111,20 @@ impl Scene {
         for share in self.shares.iter_mut().filter(|_| some && rng.u32(..3) > 0) {
             share.node_mount = Some(format!("/srv/{}", share.name).parse().expect("a place"));
         }
+    }
+
+    /// In one seed of three some tunnels are on the node's own network.
+    pub(super) fn draw_scopes(&mut self, rng: &mut Rng) {
+        let some = rng.u32(..3) == 0;
+        for gateway in self.gateways.iter_mut().filter(|_| some && rng.u32(..3) > 0) {
+            if let Path::Tunnel(tunnel) = &mut gateway.path {
+                tunnel.on_host = true;
+            }
+        }
+    }
+
+    pub(super) fn has_ways(&self) -> bool {
+        self.gateways.iter().any(|gateway| gateway.ways().next().is_some())
     }
 
     /// The files as they are when nobody has changed them.
@@ -151,6 +167,7 @@ fn tunnel() -> TunnelSpec {
         address: Ipv4Addr::new(10, 99, 0, 2).into(),
         private_key: KeySource::Inline(PrivateKey::from([7; 32])),
         mtu: 1420,
+        on_host: false,
     }
 }
 

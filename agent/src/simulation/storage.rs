@@ -83,7 +83,7 @@ impl World {
     pub(super) fn reaches(&self, network: u64, server: usize) -> bool {
         let there = &self.servers[server];
         let way = match self.networks.get(&network) {
-            Some(_) if network == HOST_NETWORK => there.endpoint.is_none(),
+            Some(_) if network == HOST_NETWORK => there.endpoint.is_none() || self.leads(there.address),
             Some(network) => network.path.as_ref().is_some_and(|path| path.running && path.server == server),
             None => false,
         };

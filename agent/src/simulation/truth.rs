@@ -357,6 +357,7 @@ impl World {
                 }
             }
         }
+        open.extend(self.unsettled_ways());
         // Where the kernel can't mount beneath, the old layer stays as long as the pod.
         let covered: Vec<(SuperblockId, bool)> = self
             .bases()
@@ -376,7 +377,9 @@ impl World {
                     .volumes
                     .values()
                     .any(|volume| self.scene.shares[self.scene.slots[volume.slot].share].gateway == *gateway);
-                let used = used || self.is_used_on_node(gateway);
+                let on_ways =
+                    self.scene.gateways.iter().any(|known| known.name == *gateway && known.ways().next().is_some());
+                let used = used || on_ways || self.is_used_on_node(gateway);
                 if (!used || self.is_marked(&id)) && !kept(&id) {
                     open.push(format!("the network namespace {id} is still there"));
                 }
@@ -437,9 +440,14 @@ impl World {
             .host
             .0
             .iter()
-            .filter(|mount| mount.mount_point != Path::new("/") && mount.mount_point != paths().node());
+            .filter(|mount| mount.mount_point != Path::new("/") && mount.mount_point != paths().node())
+            // Gateways of scope host lead there whoever comes.
+            .filter(|mount| !self.scene.has_ways() || mount.mount_point.parent() != Some(&paths().namespaces()));
         let mut left: Vec<String> = host.map(|mount| format!("{} is mounted", mount.mount_point.display())).collect();
-        let files = self.files.keys().filter(|file| ![paths().objects(), paths().boot()].contains(file));
+        let files = self
+            .files
+            .keys()
+            .filter(|file| ![paths().objects(), paths().boot(), paths().mount_defaults()].contains(file));
         left.extend(files.map(|file| format!("{} is there", file.display())));
         // What was aborted and still not all lost, the kernel keeps for a server that never comes.
         let held = self

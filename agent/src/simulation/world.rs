@@ -1,13 +1,14 @@
 //! A node and all that is around it, made up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
 use moorline_shared::happening::Kind;
-use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId};
+use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use moorline_shared::observed::{Deletion, Moment, Pods};
 use moorline_shared::yaml::Located;
 use moorline_sys::mountinfo::{Attributes, Device, Mount};
@@ -21,6 +22,7 @@ use super::scene::Scene;
 use super::storage::{Server, Store, Superblock};
 use super::table::{Detached, MountTable};
 use super::truth::Heard;
+use super::ways::Device as WayDevice;
 use crate::config::Reading;
 use crate::door::Door;
 use crate::paths::Paths;
@@ -64,6 +66,10 @@ pub(super) struct World {
     pub superblocks: BTreeMap<Device, Superblock>,
     /// Network namespaces as the kernel knows them. That of the host is the first.
     pub networks: BTreeMap<u64, Network>,
+    /// Ways on the host's.
+    pub ways: BTreeMap<TargetId, WayDevice>,
+    /// Mounts of others that go by them.
+    pub guests: BTreeMap<u64, IpAddr>,
     numbers: u64,
 
     pub servers: Vec<Server>,
@@ -174,6 +180,8 @@ impl World {
             followers: Followers::new(),
             superblocks: BTreeMap::new(),
             networks: BTreeMap::from([(HOST_NETWORK, Network::default())]),
+            ways: BTreeMap::new(),
+            guests: BTreeMap::new(),
             numbers: 100,
             servers: Vec::new(),
             stores: Vec::new(),
@@ -292,6 +300,9 @@ impl World {
         }
         for network in self.networks.values_mut() {
             network.path.take_if(|path| path.life == agent.life);
+        }
+        for way in self.ways.values_mut() {
+            way.path.take_if(|path| path.life == agent.life);
         }
     }
 

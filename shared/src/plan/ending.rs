@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{Step, View};
-use crate::gateway::Path;
 use crate::id::{NamespaceId, PublicationId, SuperblockId, User};
 use crate::observed::{Copies, Occupants, Tunnel};
 use crate::publication::Publication;
@@ -56,8 +55,8 @@ impl View<'_> {
     /// a container keeps it that merely saw a node mount, or a copy of its own.
     fn cannot_come_back(&self, id: &SuperblockId) -> bool {
         let gateway = self.desired.objects.gateways.get(&id.namespace.target.gateway);
-        // Without a tunnel a fence ends those that write, and readers come back with their server.
-        let is_cut_off = id.user.writes() || gateway.is_none_or(|gateway| gateway.path != Path::Direct);
+        // On the node's own network a fence ends those that write, and readers come back with their server.
+        let is_cut_off = id.user.writes() || gateway.is_none_or(|gateway| !gateway.is_on_host());
         let fenced = self.observed.tunnel(&id.namespace) == Some(Tunnel::Fenced);
         // A node mount is on record as long as a container has it that was given it. Of the others, writers that were killed
         // must not wait for a server that may never be back; readers end by themselves.

@@ -1,7 +1,7 @@
 //! Where a share is served, and when it moves.
 
 use super::View;
-use crate::gateway::{Gateway, Path};
+use crate::gateway::Gateway;
 use crate::id::{NamespaceId, SuperblockId, TargetId};
 use crate::observed::{Liveness, Moment, Tunnel};
 use crate::share::{Access, Policy, Share};
@@ -60,7 +60,7 @@ impl Waiting {
                 "Share {name} is being mounted anew from a target of Gateway {gateway}, since its server is away or stale: I/O blocks or fails until that is done"
             ),
             Self::CannotFence => format!(
-                "Share {name} waits: its server is away, Gateway {gateway} is direct, and this kernel can't keep unwritten data from the old server (that needs Linux 6.4); a ReadWrite share stays where it is; {}",
+                "Share {name} waits: its server is away, Gateway {gateway} is on the node's own network (direct, or scope: host), and this kernel can't keep unwritten data from the old server (that needs Linux 6.4); a ReadWrite share stays where it is; {}",
                 meanwhile("the server is back")
             ),
             Self::Stale => format!(
@@ -164,10 +164,10 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether what writers left on a server can be kept from it for good: with a tunnel by its end, without one by the
-    /// kernel, where it knows how.
+    /// Whether what writers left on a server can be kept from it for good: with a tunnel of its own by that one's end, on the
+    /// node's own network by the kernel, where it knows how.
     fn can_be_fenced(&self, gateway: &Gateway) -> bool {
-        gateway.path != Path::Direct || self.observed.can_shut_down
+        !gateway.is_on_host() || self.observed.can_shut_down
     }
 
     /// The targets that may serve a share, in order. Where targets do not share their data, what was written to the
@@ -199,10 +199,10 @@ impl<'a> View<'a> {
             .map(|id| id.namespace.clone())
     }
 
-    /// Without a tunnel a fence ends each writer by itself, and knows nothing of one whose mount was under way.
+    /// On the node's own network a fence ends each writer by itself, and knows nothing of one whose mount was under way.
     fn has_escaped(&self, share: &Share, id: &SuperblockId) -> bool {
-        let direct = self.gateway(share).is_some_and(|gateway| gateway.path == Path::Direct);
-        direct
+        let on_host = self.gateway(share).is_some_and(Gateway::is_on_host);
+        on_host
             && self.observed.can_shut_down
             && self.observed.superblocks.contains(id)
             && !self.observed.ended.contains(id)

@@ -17,6 +17,18 @@ pub enum Step {
     Fence(NamespaceId),
     /// Let go of a namespace that no superblock of ours is in.
     RemoveNamespace(NamespaceId),
+    /// Make the device and the route that lead to a target on the node's own network, or what is missing of them.
+    MakeWay(TargetId),
+    /// Start its data path.
+    CarryWay(TargetId),
+    /// Take away what leads there. `unused` is what was seen: nobody has a mount from its server, and if somebody has by
+    /// then, it stays.
+    RemoveWay {
+        target: TargetId,
+        unused: bool,
+    },
+    /// Write down what mounts from servers of gateways of scope host take for granted, or remove the file.
+    SetMountDefaults,
     Mount(SuperblockId, Tuning),
     /// Put a clone of the superblock's base mount at the publication's empty target.
     Publish(PublicationId, SuperblockId),
@@ -52,6 +64,10 @@ impl fmt::Display for Step {
             Self::AttachTunnel(id) => write!(f, "attach the tunnel of {id}"),
             Self::Fence(id) => write!(f, "fence {id}"),
             Self::RemoveNamespace(id) => write!(f, "remove the network namespace {id}"),
+            Self::MakeWay(id) => write!(f, "make the node's way to {id}"),
+            Self::CarryWay(id) => write!(f, "attach the tunnel of the node's way to {id}"),
+            Self::RemoveWay { target, .. } => write!(f, "remove the node's way to {target}"),
+            Self::SetMountDefaults => f.write_str("write the node's mount defaults"),
             Self::Mount(id, _) => write!(f, "mount {id}"),
             Self::Publish(id, superblock) => write!(f, "publish {id} from {superblock}"),
             Self::Replace { old, new } => write!(f, "put {new} in the place of {old}"),
@@ -71,6 +87,8 @@ impl fmt::Display for Step {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     Server(TargetId),
+    Way(TargetId),
+    MountDefaults,
     Fence(NamespaceId),
     Publication(PublicationId),
     Ending(SuperblockId),
@@ -82,6 +100,8 @@ impl Step {
             Self::MakeNamespace(id) | Self::AttachTunnel(id) | Self::RemoveNamespace(id) => {
                 Lane::Server(id.target.clone())
             }
+            Self::MakeWay(id) | Self::CarryWay(id) | Self::RemoveWay { target: id, .. } => Lane::Way(id.clone()),
+            Self::SetMountDefaults => Lane::MountDefaults,
             // Its own lane: it must not wait behind a mount that asks the dead server.
             Self::Fence(id) => Lane::Fence(id.clone()),
             Self::Mount(id, _) | Self::Replace { new: id, .. } => Lane::Server(id.namespace.target.clone()),
@@ -102,6 +122,10 @@ pub fn note_under_way<'a>(observed: &mut Observed, steps: impl Iterator<Item = &
             | Step::AttachTunnel(_)
             | Step::Fence(_)
             | Step::RemoveNamespace(_)
+            | Step::MakeWay(_)
+            | Step::CarryWay(_)
+            | Step::RemoveWay { .. }
+            | Step::SetMountDefaults
             | Step::Hide(_)
             | Step::Flush(_)
             | Step::Detach(_)

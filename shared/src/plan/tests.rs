@@ -31,6 +31,10 @@ enum Op {
     /// What is mounted from a target is no longer known to it.
     ExportReplaced(usize),
     AgentRestarts,
+    /// Others mount from a target by the node's own network, or all have unmounted; a route of that is lost.
+    SomebodyMounts(usize),
+    NobodyMounts,
+    RouteGoes(usize),
     /// The node is about to go down, in so many seconds.
     ShutDown(u64),
     GoOn,
@@ -53,6 +57,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..2usize).prop_map(Op::ServerReturns),
         1 => (0..2usize).prop_map(Op::ExportReplaced),
         1 => Just(Op::AgentRestarts),
+        1 => (0..2usize).prop_map(Op::SomebodyMounts),
+        1 => Just(Op::NobodyMounts),
+        1 => (0..2usize).prop_map(Op::RouteGoes),
         1 => (0..20u64).prop_map(Op::ShutDown),
         1 => Just(Op::GoOn),
         12 => any::<(u8, u8)>().prop_map(|(a, b)| Op::Second { failing: a & a.rotate_left(3), slow: b & b.rotate_left(3) }),
@@ -65,10 +72,16 @@ proptest! {
     #[test]
     fn every_walk_keeps_the_invariants_and_ends_well(
         shared_data in any::<bool>(),
+        on_host in prop::bool::weighted(0.3),
+        can_shut_down in any::<bool>(),
         spread in 0..6u64,
         ops in prop::collection::vec(op(), 0..120),
     ) {
         let mut world = World::new(shared_data);
+        if on_host {
+            world = world.on_host();
+            world.observed.can_shut_down = can_shut_down;
+        }
         world.desired.jitter = Jitter::new("node/1", Duration::from_secs(spread));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             ops.iter().for_each(|op| world.apply(op));

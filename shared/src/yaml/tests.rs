@@ -197,3 +197,38 @@ fn a_direct_gateway_has_servers_and_no_tunnel() {
         assert!(text.starts_with(expected), "{text}\ninstead of\n{expected}");
     }
 }
+
+#[test]
+fn a_gateway_of_scope_host_leads_each_address_one_way() {
+    let host = GATEWAY.replace("path: tunnel", "scope: host");
+    let objects = parse("f.yaml", &host).unwrap();
+    let Object::Gateway(gateway) = &objects[0].object else { panic!("{objects:?}") };
+    assert!(gateway.is_on_host() && gateway.ways().count() == 1 && !gateway.mount_defaults.soft);
+    let second = |server: &str| {
+        format!(
+            "{host}  - {{name: b, endpoint: '192.0.2.9:51820', publicKey: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=, server: {server}}}\n"
+        )
+    };
+    let defaults = |text: &str| host.replace("scope: host", &format!("scope: host\n  mountDefaults: {{{text}}}"));
+    for (text, said) in [
+        (host.replace("scope: host", "scope: node"), "spec.scope: is \"node\"; use isolated or host"),
+        (
+            "apiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {name: lan}\nspec: {path: direct, scope: host, targets: [{name: a, server: 10.0.0.1}]}\n".to_owned(),
+            "spec.scope: is for path: tunnel",
+        ),
+        (second("10.90.0.1"), "spec.targets[1].server: is an earlier target's as well"),
+        (second("192.0.2.9"), "spec.targets[1].server: is where a WireGuard peer is"),
+        (second("192.0.2.1"), "spec.targets[1].server: is where a WireGuard peer is"),
+        (second("127.0.0.1"), "spec.targets[1].server: is no address of another machine's"),
+        (
+            GATEWAY.replace("path: tunnel", "mountDefaults: {timeo: 100}"),
+            "spec.mountDefaults: is for scope: host",
+        ),
+        (defaults("policy: soft"), "spec.mountDefaults.policy: is soft: a write that times out is lost"),
+        (defaults("policy: bounded"), "spec.mountDefaults.policy: is \"bounded\"; use hard or soft"),
+        (defaults("timeo: 5"), "spec.mountDefaults.timeo: \"5\" is no number from 10 to 6000"),
+    ] {
+        let problem = problem(&text);
+        assert!(problem.contains(said), "{problem}");
+    }
+}

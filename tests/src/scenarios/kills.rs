@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::Kernel;
 use super::direct::kernel_is_newer;
+use super::host_scope;
 use super::mortal::{Death, NODE};
 use crate::agent::{Agent, Whom};
 use crate::csi::Volume;
@@ -49,6 +50,8 @@ enum Act {
     ShutDown,
     /// A directory of a share is made.
     Errand,
+    /// A gateway of scope host comes and goes.
+    Ways,
 }
 
 /// Each point has a test: one that is not here does not compile.
@@ -71,6 +74,8 @@ const fn act(point: Point) -> Act {
         WriterMarked | WriterEnded | ShutDownUntold | FenceUnmarked => Act::RecoverDirect,
         HideUntold | HideDone => Act::Hide,
         ErrandUntold => Act::Errand,
+        WayConfigured | WayUntold | WayDone | WayOpen | WayCarried | WayRemovalUntold | WayRemovalDone
+        | DefaultsWritten | DefaultsUntold | DefaultsDone => Act::Ways,
         ReturningWritten | FlushUntold | FlushDone | DetachUntold | DetachDone => Act::ShutDown,
     }
 }
@@ -103,6 +108,7 @@ pub(super) fn one(point: Point, whom: Whom) {
         Act::Hide => hiding(&death),
         Act::ShutDown => shutting_down(&[death.to_vec()]),
         Act::Errand => on_an_errand(&death),
+        Act::Ways => host_scope::dying(&death),
     }
 }
 
@@ -151,6 +157,10 @@ pub(super) fn killed_while_recovering_without_a_tunnel() {
 
 pub(super) fn killed_while_hiding() {
     hiding(&deaths(Act::Hide, Kernel::Usual, Whom::Hand));
+}
+
+pub(super) fn killed_while_ways_come_and_go() {
+    host_scope::dying(&deaths(Act::Ways, Kernel::Usual, Whom::Hand));
 }
 
 pub(super) fn killed_on_an_errand() {
@@ -502,7 +512,7 @@ mod tests {
         let lives = lives.chain(while_stacking()).chain(while_beneath());
         let lives = lives.chain(deaths(Act::RecoverDirect, Newer, Whom::Hand));
         let lives = lives.chain(deaths(Act::Hide, Usual, Whom::Hand)).chain(shutdowns().into_iter().flatten());
-        let lives = lives.chain(deaths(Act::Errand, Usual, Whom::Agent));
+        let lives = lives.chain(deaths(Act::Errand, Usual, Whom::Agent)).chain(deaths(Act::Ways, Usual, Whom::Hand));
         let there: BTreeSet<Point> = lives.map(|(point, _)| point).collect();
         let missing: Vec<&Point> = Point::ALL.iter().filter(|point| !there.contains(point)).collect();
         assert!(missing.is_empty(), "no scenario `killed_*` comes by {missing:?}");

@@ -10,6 +10,7 @@ mod deletion;
 mod direct;
 mod failover;
 mod faults;
+mod host_scope;
 mod kills;
 mod life;
 mod mortal;
@@ -80,6 +81,7 @@ pub const ALL: &[Scenario] = &[
     scenario("killed_at_the_start", kills::killed_at_the_start),
     scenario("killed_while_the_node_shuts_down", kills::killed_while_the_node_shuts_down),
     scenario("killed_on_an_errand", kills::killed_on_an_errand),
+    scenario("killed_while_ways_come_and_go", kills::killed_while_ways_come_and_go),
     scenario("killed_while_hiding", kills::killed_while_hiding),
     scenario("killed_while_objects_change", kills::killed_while_objects_change),
     scenario("failover_read_only", failover::read_only).on_both(),
@@ -89,6 +91,9 @@ pub const ALL: &[Scenario] = &[
     scenario("a_json_log_is_json_and_holds_no_key", api::a_json_log_is_json_and_holds_no_key),
     scenario("health_is_what_the_loop_does", api::health_is_what_the_loop_does),
     scenario("a_direct_gateway_fails_over", direct::a_direct_gateway_fails_over).on_both(),
+    scenario("plain_mounts_ride_the_tunnel", host_scope::plain_mounts_ride_the_tunnel),
+    scenario("shares_of_scope_host_are_served", host_scope::shares_of_scope_host_are_served),
+    scenario("the_nodes_network_is_not_shadowed", host_scope::the_nodes_network_is_not_shadowed),
     scenario("read_write_waits_without_shared_data", failover::read_write_waits_without_shared_data),
     scenario("pod_deleted_while_blackholed", deletion::while_blackholed).on_both(),
     scenario("old_data_never_overwrites_new", partition::old_data_never_overwrites_new).on_both(),

@@ -2,8 +2,11 @@
 //! invariants.
 
 use super::*;
+use crate::mount_defaults;
+use crate::objects::InUse;
 use crate::observed::{Copies, Deletion, Occupants, Server};
 use crate::publication::Pod;
+use crate::way::WaySeen;
 use crate::yaml::{Located, parse};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -36,7 +39,7 @@ impl World {
             "apiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {{name: gw}}\nspec:\n  sharedData: {shared_data}\n  tunnel: {{address: 10.0.0.2, privateKey: {KEY}}}\n  targets:\n  - {{name: a, endpoint: '192.0.2.1:1', publicKey: {KEY}, server: 10.0.0.1}}\n  - {{name: b, endpoint: '192.0.2.2:1', publicKey: {KEY}, server: 10.0.1.1}}\n---\napiVersion: moorline.io/v1alpha1\nkind: Share\nmetadata: {{name: data}}\nspec: {{gateway: gw, export: /data, access: ReadOnly, namespaces: ['*']}}\n---\napiVersion: moorline.io/v1alpha1\nkind: Share\nmetadata: {{name: checkpoints}}\nspec: {{gateway: gw, export: /ckpt, access: ReadWrite, namespaces: ['*']}}\n"
         );
         let files: Vec<Located> = parse("f.yaml", &text).unwrap();
-        let (objects, problems) = Objects::default().revise(&files, false, &BTreeSet::new());
+        let (objects, problems) = Objects::default().revise(&files, false, &InUse::default());
         assert!(problems.is_empty(), "{problems:?}");
         Self {
             desired: Desired { objects, ..Desired::default() },
@@ -48,6 +51,16 @@ impl World {
             began: BTreeMap::new(),
             now: Duration::from_secs(100),
         }
+    }
+
+    /// Its gateway's scope is the host.
+    pub(super) fn on_host(mut self) -> Self {
+        for gateway in self.desired.objects.gateways.values_mut() {
+            if let crate::gateway::Path::Tunnel(tunnel) = &mut gateway.path {
+                tunnel.on_host = true;
+            }
+        }
+        self
     }
 
     pub(super) fn publication(slot: usize) -> Publication {
@@ -114,11 +127,21 @@ impl World {
                     .filter(|t| **t == Tunnel::Attached)
                     .for_each(|t| *t = Tunnel::Detached);
                 self.observed.servers.clear();
+                self.observed.ways.values_mut().for_each(|way| way.carried = false);
                 self.busy.clear();
                 self.observed.beginning.clear();
                 self.observed.ending.clear();
                 self.observed.clearing.clear();
                 self.apply(&Op::GoOn);
+            }
+            Op::SomebodyMounts(target) => {
+                let way = self.observed.ways.values().find(|way| leads_to(&way.way.target, target) && way.carried);
+                self.observed.used_servers.extend(way.map(|way| way.way.server));
+            }
+            Op::NobodyMounts => self.observed.used_servers.clear(),
+            Op::RouteGoes(target) => {
+                let mut ways = self.observed.ways.values_mut();
+                ways.by_ref().filter(|way| leads_to(&way.way.target, target)).for_each(|way| way.whole = false);
             }
             Op::ShutDown(seconds) => {
                 self.desired.shutdown = Some(Shutdown::new(self.now, Duration::from_secs(seconds)));
@@ -158,6 +181,8 @@ impl World {
             let begins = !matches!(
                 step,
                 Step::RemoveNamespace(_)
+                    | Step::CarryWay(_)
+                    | Step::RemoveWay { .. }
                     | Step::Flush(_)
                     | Step::Detach(_)
                     | Step::Hide(_)
@@ -171,6 +196,8 @@ impl World {
             let held = || superblocks.iter().chain(beginning).chain(ending);
             let holds = |id: &NamespaceId| held().any(|held| held.namespace == *id);
             let begins = begins && !matches!(&step, Step::AttachTunnel(id) if holds(id));
+            // What others mount by is kept whole.
+            let begins = begins && !matches!(&step, Step::MakeWay(target) if self.observed.ways.contains_key(target));
             assert!(!begins || self.desired.shutdown.is_none(), "{step} begins while the node shuts down");
             if !self.busy.contains_key(&step.lane()) {
                 lanes.entry(step.lane()).or_default().push(step);
@@ -231,7 +258,8 @@ impl World {
             }
             let server =
                 self.observed.servers.entry(id.clone()).or_insert(Server::new(Duration::from_secs(4), self.now));
-            let alive = self.alive[usize::from(id.target.target.as_str() == "b")];
+            let leads = self.observed.ways.get(&id.target).is_none_or(|way| way.whole && way.carried);
+            let alive = leads && self.alive[usize::from(id.target.target.as_str() == "b")];
             server.asked(self.now, alive.then_some(Duration::from_millis(1)));
         }
     }
@@ -323,10 +351,28 @@ impl World {
                     *tunnel = Tunnel::Attached;
                 }
             }
+            Step::MakeWay(target) => {
+                let ways = self.desired.objects.gateways.values().flat_map(Gateway::ways);
+                let way = ways.into_iter().find(|way| way.target == *target).expect("a way that is wanted");
+                let seen = WaySeen { way, whole: true, carried: false };
+                let there = self.observed.ways.entry(target.clone()).or_insert(seen);
+                there.whole = true;
+            }
+            Step::CarryWay(target) => {
+                let way = self.observed.ways.get_mut(target).expect("a device");
+                assert!(!way.carried, "{target} is carried twice");
+                way.carried = true;
+            }
+            Step::RemoveWay { target, .. } => {
+                if let Some(way) = self.observed.ways.remove(target) {
+                    assert!(!self.observed.is_used(&way), "the way to {target} is taken from who uses it");
+                }
+            }
+            Step::SetMountDefaults => self.observed.mount_defaults = mount_defaults::file(&self.desired.objects),
             Step::Fence(id) => {
                 self.observed.namespaces.insert(id.clone(), Tunnel::Fenced);
                 let gateway = &self.desired.objects.gateways[&id.target.gateway];
-                if gateway.path == crate::gateway::Path::Direct {
+                if gateway.is_on_host() {
                     let writers = self.observed.superblocks.iter().filter(|s| s.namespace == *id && s.user.writes());
                     let writers: Vec<_> = writers.cloned().collect();
                     self.observed.given_up.extend(writers.iter().cloned());
@@ -522,6 +568,20 @@ impl World {
         for _ in 0..5 {
             self.second(0, 0);
         }
+        for way in self.desired.objects.gateways.values().flat_map(Gateway::ways) {
+            let seen = self.observed.ways.get(&way.target);
+            assert_eq!(seen, Some(&WaySeen { way, whole: true, carried: true }), "whoever mounts there is led there");
+        }
+        // What stays as long as its Gateway, and as long as it is used.
+        if !self.observed.ways.is_empty() {
+            self.desired.objects.gateways.clear();
+        }
+        for used in [true, false] {
+            let servers = self.observed.ways.values().map(|way| way.way.server);
+            self.observed.used_servers = servers.filter(|_| used).collect();
+            (0..2).for_each(|_| self.second(0, 0));
+            assert!(used || self.observed.ways.is_empty() && self.observed.mount_defaults.is_none());
+        }
         assert_eq!(plan(&self.desired, &self.observed, self.now), []);
         let Observed { superblocks, husks, given_up, namespaces, .. } = &self.observed;
         assert!(
@@ -529,6 +589,10 @@ impl World {
             "something is left behind"
         );
     }
+}
+
+fn leads_to(target: &TargetId, number: usize) -> bool {
+    usize::from(target.target.as_str() == "b") == number
 }
 
 /// A server that is away.
