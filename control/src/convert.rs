@@ -69,7 +69,20 @@ pub fn convert(input: &str, hints: &Hints) -> Converted<String> {
     if found.is_empty() {
         return Err(ConvertError::Nothing);
     }
-    write(found, hints)
+    write(found, hints, &known_gateways(&items))
+}
+
+/// Gateways of ours that are there already, by the address of the server that they prefer: what is mounted from it by the node's
+/// own network, through a tunnel or not, is theirs.
+fn known_gateways(items: &[Value]) -> BTreeMap<IpAddr, String> {
+    let ours = |item: &&Value| {
+        let version = text(item, "/apiVersion").unwrap_or_default();
+        text(item, "/kind") == Some("Gateway") && version.starts_with("moorline.io/")
+    };
+    let known = items.iter().filter(ours).filter_map(|gateway| {
+        Some((text(gateway, "/spec/targets/0/server")?.parse().ok()?, text(gateway, "/metadata/name")?.to_owned()))
+    });
+    known.collect()
 }
 
 /// A List, of kubectl's, is its items.
@@ -223,11 +236,11 @@ fn mounted(at: &str, options: &[String], read_only: bool) -> Converted<Mounted> 
     Ok(mounted)
 }
 
-fn write(found: Vec<Found>, hints: &Hints) -> Converted<String> {
+fn write(found: Vec<Found>, hints: &Hints, known: &BTreeMap<IpAddr, String>) -> Converted<String> {
     let mut gateways: BTreeMap<String, (String, Value)> = BTreeMap::new();
     let mut objects: Vec<(String, Value)> = Vec::new();
     let mut shares: BTreeMap<(String, String, String), (usize, String)> = BTreeMap::new();
-    let mut names: BTreeSet<String> = BTreeSet::new();
+    let mut names: BTreeSet<String> = known.values().cloned().collect();
     for it in found {
         let address = match (it.server.trim_matches(['[', ']']).parse::<IpAddr>(), hints.addresses.get(&it.server)) {
             (Ok(address), _) | (Err(_), Some(&address)) => address,
@@ -249,10 +262,14 @@ fn write(found: Vec<Found>, hints: &Hints) -> Converted<String> {
                 "no claim says which namespace it is for: say --namespace NAME, once for each that may use it",
             );
         }
-        let gateway = gateways
-            .get(&it.server)
-            .map_or_else(|| unused(&mut names, &format!("nfs-{address}")), |(name, _)| name.clone());
-        gateways.entry(it.server.clone()).or_insert_with(|| (gateway.clone(), self::gateway(&gateway, address)));
+        let gateway = match (known.get(&address), gateways.get(&it.server)) {
+            (Some(name), _) | (None, Some((name, _))) => name.clone(),
+            (None, None) => {
+                let name = unused(&mut names, &format!("nfs-{address}"));
+                gateways.insert(it.server.clone(), (name.clone(), self::gateway(&name, address)));
+                name
+            }
+        };
         let mounted = mounted(&it.at, &it.options, it.read_only)?;
         let key = (gateway.clone(), it.export.clone(), format!("{mounted:?}"));
         let share = match shares.get(&key) {
@@ -412,6 +429,16 @@ mod tests {
         assert!(yaml.contains("volumeHandle: old-moorline") && yaml.contains("share: old"), "{yaml}");
         assert!(yaml.contains("# A claim stays with the volume"), "{yaml}");
         assert_eq!(yaml.matches("name: ckpt").count(), 2, "the claim, and the volume that is for it: {yaml}");
+    }
+
+    #[test]
+    fn a_gateway_that_leads_to_the_server_already_is_taken() {
+        let gateway = "---\napiVersion: moorline.io/v1alpha1\nkind: Gateway\nmetadata: {name: gw}\nspec: {scope: host, targets: [{name: a, server: 10.90.0.1}]}\n";
+        let old = volume("old", "nfs: {server: 10.90.0.1, path: /data}", "claimRef: {namespace: a, name: c}");
+        let other = volume("other", "nfs: {server: 10.90.0.2, path: /data}", "claimRef: {namespace: a, name: d}");
+        let yaml = convert(&(gateway.to_owned() + &old + &other), &Hints::default()).unwrap();
+        assert!(yaml.contains("gateway: gw\n") && yaml.contains("gateway: nfs-10-90-0-2\n"), "{yaml}");
+        assert_eq!(yaml.matches("kind: Gateway").count(), 1, "{yaml}");
     }
 
     #[test]
