@@ -53,7 +53,7 @@ lab-others:
 kubernetes: build
 	@tests/kube/run smoke
 	@PEERS=1 tests/kube/run one-death
-	@tests/kube/run objects volumes citizen claims sanity
+	@tests/kube/run objects volumes citizen claims sanity in-tree
 	@RUNTIME=cri-o tests/kube/run one-death
 
 # The whole fault matrix, every kill point and a million seeds of the simulator, each part under an hour; what every run has
