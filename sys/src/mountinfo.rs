@@ -28,6 +28,8 @@ pub struct Mount {
     pub root: PathBuf,
     pub mount_point: PathBuf,
     pub attributes: Attributes,
+    /// What is mounted on it, or taken away there, is so wherever else it is seen.
+    pub shared: bool,
     /// What is mounted on it elsewhere, or taken away there, is so here as well: it is shared, or follows one that is.
     pub follows: bool,
     pub file_system: String,
@@ -105,16 +107,19 @@ fn line(line: &[u8]) -> Option<Mount> {
     let (root, mount_point) = (path(next()?), path(next()?));
     let attributes = attributes(next()?);
     // A varying number of optional fields ends with a lone dash.
-    let mut follows = false;
+    let (mut shared, mut follows) = (false, false);
     loop {
         match next()? {
             b"-" => break,
-            field => follows |= field.starts_with(b"shared:") || field.starts_with(b"master:"),
+            field => {
+                shared |= field.starts_with(b"shared:");
+                follows |= shared || field.starts_with(b"master:");
+            }
         }
     }
     let file_system = String::from_utf8_lossy(next()?).into_owned();
     let source = path(next()?);
-    Some(Mount { id, parent, device, root, mount_point, attributes, follows, file_system, source })
+    Some(Mount { id, parent, device, root, mount_point, attributes, shared, follows, file_system, source })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -165,6 +170,7 @@ not a mount
         assert_eq!(table[1].mount_point, PathBuf::from("/run/a b"));
         assert_eq!(table[1].device, Device { major: 0, minor: 50 });
         assert_eq!(table[1].attributes, Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: false });
+        assert_eq!((table[0].shared, table[1].shared, table[2].shared), (true, true, false));
         assert_eq!((table[0].follows, table[1].follows, table[2].follows), (true, true, false));
         assert_eq!((table[2].root.to_str(), table[2].file_system.as_str()), (Some("/sub"), "nfs4"));
         assert_eq!(table[2].source, PathBuf::from("10.0.0.2:/x"));

@@ -26,6 +26,12 @@ pub fn new_network() -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
+/// Gives this process, which must have one thread, a copy of its mounts. What is mounted in it is mounted where it came from as
+/// well, except on what is private there.
+pub fn copy_mounts() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWNS)?)
+}
+
 /// Gives this process, which must have one thread, a private copy of its mounts.
 pub fn private_mounts() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;

@@ -17,7 +17,7 @@ use crate::killpoint::{self, Point};
 use crate::paths::Paths;
 
 pub(super) fn replace(paths: &Paths, wanted: &Replace) -> Result<Done, Failure> {
-    let place = Place::open(wanted)?;
+    let place = Place::open(paths, wanted)?;
     let host = host_table()?;
     let base = |superblock| {
         let base = paths.base(superblock);
@@ -72,10 +72,12 @@ struct Place {
     own: OwnedFd,
     /// The kernel can mount beneath what is there.
     beneath: bool,
+    /// Our own file system on the host.
+    node: PathBuf,
 }
 
 impl Place {
-    fn open(wanted: &Replace) -> Result<Self, Failure> {
+    fn open(paths: &Paths, wanted: &Replace) -> Result<Self, Failure> {
         let process = PathBuf::from(format!("/proc/{}", wanted.pid));
         let namespace = File::open(process.join("ns/mnt"))
             .map_err(doing(format!("open the mount namespace of process {}", wanted.pid)))?;
@@ -96,6 +98,7 @@ impl Place {
             is_host: host.ino() == wanted.namespace_inode,
             own: File::open("/proc/self").map_err(doing("open /proc/self"))?.into(),
             beneath: mount::knows_beneath(),
+            node: paths.node(),
         })
     }
 
@@ -130,28 +133,17 @@ impl Place {
         Ok(clone)
     }
 
-    /// Puts the clone where the copy is. Beneath it, and takes the copy away, if the kernel can: that takes no lock of the
-    /// dead directory, and leaves one layer. Over it otherwise.
+    /// Puts the clone where the copy is. Beneath it, and takes the copy away, if that can be: it takes no lock of the dead
+    /// directory, and leaves one layer. Over it otherwise.
     fn put(&self, copy: &Mount, clone: &OwnedFd, new: &Mount) -> Result<(), Failure> {
         let shown = copy.mount_point.display();
         let Some(top) = self.open_if_there(copy)? else { return Ok(()) };
-        if self.beneath {
-            // A hand that was cut short between the two has left its clone beneath.
-            let beneath = |mount: &Mount| {
-                mount.id == copy.parent && mount.mount_point == copy.mount_point && mount.device == new.device
-            };
-            if self.table.iter().any(beneath) {
-                return self.uncover(copy, new);
-            }
-            match mount::attach_beneath(clone, &top) {
-                Ok(()) => {
-                    killpoint::hit(Point::MountedBeneath);
-                    return self.uncover(copy, new);
-                }
-                // Not here: below the root of a mount namespace, say.
-                Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {}
-                Err(error) => return Err(doing(format!("mount beneath {shown}"))(error)),
-            }
+        // A hand that was cut short may have left its clone beneath.
+        let beneath = |mount: &Mount| {
+            mount.id == copy.parent && mount.mount_point == copy.mount_point && mount.device == new.device
+        };
+        if self.table.iter().any(beneath) || self.put_beneath(copy, clone, &top)? {
+            return self.uncover(copy, new);
         }
         // Nothing may follow the new mount to where this one is propagated: a container's read-only bind would
         // get a layer with the flags of this one. Each place is given its own.
@@ -160,6 +152,53 @@ impl Place {
         mount::attach_over(clone, &top).map_err(doing(format!("mount over {shown}")))?;
         killpoint::hit(Point::MountedOver);
         Ok(())
+    }
+
+    /// False where it can't be.
+    fn put_beneath(&self, copy: &Mount, clone: &OwnedFd, top: &OwnedFd) -> Result<bool, Failure> {
+        let shown = copy.mount_point.display();
+        let done = if self.beneath {
+            match mount::attach_beneath(clone, top) {
+                Ok(()) => true,
+                // Not here: below the root of a mount namespace, say.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => false,
+                Err(error) => return Err(doing(format!("mount beneath {shown}"))(error)),
+            }
+        } else {
+            self.is_host && self.tuck(copy, clone).map_err(doing(format!("let a mount come beneath {shown}")))?
+        };
+        if done {
+            killpoint::hit(Point::MountedBeneath);
+        }
+        Ok(done)
+    }
+
+    /// Puts the clone beneath a copy that lies on a directory of the host's, on kernels that don't know the call for it. They
+    /// know the effect: what comes by propagation to a place that is taken goes beneath what is there. So the clone is mounted
+    /// where the same directory is bare, in a view of it that this process alone has. What kubelet unmounts itself, and only
+    /// once, as it does with a subPath, must not be there twice. False where nothing comes by propagation.
+    fn tuck(&self, copy: &Mount, clone: &OwnedFd) -> io::Result<bool> {
+        let place = copy.mount_point.parent().zip(copy.mount_point.file_name());
+        let Some((directory, name)) = place else { return Ok(false) };
+        let directory = open_path(directory)?;
+        let is_shared = |mount: &Mount| mount.id == copy.parent && mount.shared;
+        if mount::mount_id(&directory)? != copy.parent || !self.table.iter().any(is_shared) {
+            return Ok(false);
+        }
+        let view = mount::clone_at(&directory, Path::new(""))?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let home = rustix::fs::openat(&self.own, "ns/mnt", flags, Mode::empty())?;
+        namespace::copy_mounts()?;
+        let attached = self.attach_in(&view, Path::new(name), clone);
+        namespace::enter_mounts(home)?;
+        attached.map(|()| true)
+    }
+
+    /// In a mount namespace of this process's own. Nothing that is mounted at our own directory is seen in any other.
+    fn attach_in(&self, view: &OwnedFd, name: &Path, clone: &OwnedFd) -> io::Result<()> {
+        mount::attach(view, &self.node)?;
+        let bare = rustix::fs::openat(view, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        mount::attach_over(clone, &bare)
     }
 
     /// Takes away the copy, which must be on top, and checks that a mount of the new superblock is what is seen.

@@ -409,6 +409,9 @@ impl Hand {
             let mut world = self.world.lock();
             let (beneath, fresh) = (world.scene.beneath, world.number());
             let Some(table) = table(&mut world, inode) else { return failed(false, "the container is gone") };
+            // What lies on a directory of the host's can be reached from beside.
+            let on_layer = table.find(copy.parent).is_some_and(|below| below.mount_point == copy.mount_point);
+            let beneath = beneath || inode == HOST && !on_layer;
             let follows = inode == HOST && copy.follows;
             match is_on_top(table, copy) {
                 None => return Ok(()),

@@ -96,6 +96,7 @@ impl MountTable {
             root: "/".into(),
             mount_point: at.to_owned(),
             attributes: what.attributes,
+            shared: false,
             follows: false,
             file_system: file_system.into(),
             source: what.source,

@@ -6,6 +6,7 @@ use crate::agent::Agent;
 use crate::container::Bind;
 use crate::data;
 use crate::event::Op;
+use crate::mounts::{self, Mount};
 use crate::node::Node;
 use crate::objects;
 use crate::pod::{Draft, Pod};
@@ -61,6 +62,12 @@ pub(super) fn sub_path_stays_what_it_was() {
         let lost = before.split(',').find(|flag| !now.split(',').any(|kept| kept == *flag));
         assert_eq!(lost, None, "the flags were {before:?} and are {now:?}");
     }
+    // Kubelet takes one layer away, and would wait for the dead server at a second one below.
+    eventually("kubelet's own binds are of the other alone", seconds(15), || {
+        let layers: Vec<_> = pod.sub_paths().map(|place| mounts::at(place)).collect();
+        let is_moved = |layers: &Vec<Mount>| matches!(&layers[..], [only] if only.source.starts_with(&b.server()));
+        if layers.iter().all(is_moved) { Ok(()) } else { Err(layers) }
+    });
     for path in ["/mnt/datasets/never", "/mnt/view/never"] {
         let refused = pod.next("tries to write", seconds(10), |event| event.path == path);
         assert_eq!(refused.errno, Errno::EROFS as i32, "read-only stays read-only: {refused:?}");
