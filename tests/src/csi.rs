@@ -20,6 +20,8 @@ use proto::volume_capability::access_mode::Mode;
 use proto::volume_capability::{AccessMode, AccessType, MountVolume};
 use proto::volume_usage::Unit;
 
+use crate::wait::now;
+
 pub const SOCKET: &str = "/var/lib/kubelet/plugins/moorline.io/csi@moorline.io.sock";
 
 /// Five times as long as the agent lets a call wait for anything. Kubelet would give it two minutes.
@@ -47,6 +49,13 @@ pub struct Stats {
     pub message: String,
 }
 
+/// How a call ended, and after how long.
+#[derive(Debug)]
+pub struct Answer {
+    pub said: Result<(), Status>,
+    pub after: Duration,
+}
+
 #[derive(Debug)]
 pub struct Csi {
     runtime: Runtime,
@@ -60,10 +69,7 @@ impl Csi {
             .enable_all()
             .build()
             .map_err(|error| format!("start a runtime for the CSI client: {error}"))?;
-        let endpoint = Endpoint::try_from(format!("unix://{SOCKET}")).map_err(|error| format!("{SOCKET}: {error}"))?;
-        let channel = runtime
-            .block_on(endpoint.connect_timeout(Duration::from_secs(5)).connect())
-            .map_err(|error| format!("connect to {SOCKET}: {error:?}; does the agent run?"))?;
+        let channel = runtime.block_on(channel())?;
         Ok(Self { runtime, channel })
     }
 
@@ -75,36 +81,58 @@ impl Csi {
     }
 
     pub fn publish(&self, volume: &Volume) -> Result<(), Status> {
-        let mut context = HashMap::from([
-            ("csi.storage.k8s.io/pod.name".to_owned(), volume.pod_name.clone()),
-            ("csi.storage.k8s.io/pod.namespace".to_owned(), volume.pod_namespace.clone()),
-            ("csi.storage.k8s.io/pod.uid".to_owned(), volume.pod_uid.clone()),
-            ("csi.storage.k8s.io/serviceAccount.name".to_owned(), "default".to_owned()),
-            ("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned()),
-            ("share".to_owned(), volume.share.clone()),
-        ]);
-        context.extend(volume.attributes.iter().cloned());
-        let request = proto::NodePublishVolumeRequest {
-            volume_id: volume_id(&volume.target),
-            target_path: volume.target.display().to_string(),
-            volume_capability: Some(proto::VolumeCapability {
-                access_type: Some(AccessType::Mount(MountVolume::default())),
-                // What kubelet sends for every inline volume, a read-only one as well.
-                access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
-            }),
-            readonly: volume.read_only,
-            volume_context: context,
-            ..Default::default()
-        };
         let mut client = NodeClient::new(self.channel.clone());
-        self.call(PATIENCE, client.node_publish_volume(request)).map(drop)
+        self.call(PATIENCE, client.node_publish_volume(publish_request(volume))).map(drop)
+    }
+
+    /// Publishes all of them at one moment. The answers are in the volumes' order.
+    pub fn publish_at_once(&self, volumes: &[Volume]) -> Result<Vec<Answer>, String> {
+        let requests = volumes.iter().map(publish_request);
+        self.at_once(requests, |mut client, request| async move { client.node_publish_volume(request).await.map(drop) })
     }
 
     pub fn unpublish(&self, target: &Path) -> Result<(), Status> {
-        let target_path = target.display().to_string();
-        let request = proto::NodeUnpublishVolumeRequest { volume_id: volume_id(target), target_path };
         let mut client = NodeClient::new(self.channel.clone());
-        self.call(PATIENCE, client.node_unpublish_volume(request)).map(drop)
+        self.call(PATIENCE, client.node_unpublish_volume(unpublish_request(target))).map(drop)
+    }
+
+    /// Gives all of them back at one moment.
+    pub fn unpublish_at_once(&self, volumes: &[Volume]) -> Result<Vec<Answer>, String> {
+        let requests = volumes.iter().map(|volume| unpublish_request(&volume.target));
+        self.at_once(
+            requests,
+            |mut client, request| async move { client.node_unpublish_volume(request).await.map(drop) },
+        )
+    }
+
+    /// Each call has a connection of its own, as kubelet's have. They are there before the clock runs.
+    fn at_once<Request, Call>(
+        &self,
+        requests: impl Iterator<Item = Request>,
+        call: impl Fn(NodeClient<Channel>, Request) -> Call,
+    ) -> Result<Vec<Answer>, String>
+    where
+        Call: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        self.runtime.block_on(async {
+            let mut ready = Vec::new();
+            for request in requests {
+                ready.push((NodeClient::new(channel().await?), request));
+            }
+            let began = now();
+            let calls: Vec<_> = ready
+                .into_iter()
+                .map(|(client, request)| {
+                    let call = in_time(PATIENCE, call(client, request));
+                    tokio::spawn(async move { Answer { said: call.await, after: began.elapsed() } })
+                })
+                .collect();
+            let mut answers = Vec::new();
+            for call in calls {
+                answers.push(call.await.map_err(|error| format!("a call has no answer: {error}"))?);
+            }
+            Ok(answers)
+        })
     }
 
     /// How a volume is.
@@ -123,9 +151,47 @@ impl Csi {
     }
 
     fn call<T>(&self, patience: Duration, future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let late = |_| Status::new(Code::DeadlineExceeded, format!("no answer within {patience:?}"));
-        self.runtime.block_on(async { tokio::time::timeout(patience, future).await.map_err(late)? })
+        self.runtime.block_on(in_time(patience, future))
     }
+}
+
+async fn channel() -> Result<Channel, String> {
+    let endpoint = Endpoint::try_from(format!("unix://{SOCKET}")).map_err(|error| format!("{SOCKET}: {error}"))?;
+    let connected = endpoint.connect_timeout(Duration::from_secs(5)).connect().await;
+    connected.map_err(|error| format!("connect to {SOCKET}: {error:?}; does the agent run?"))
+}
+
+async fn in_time<T>(patience: Duration, future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Status::new(Code::DeadlineExceeded, format!("no answer within {patience:?}"));
+    tokio::time::timeout(patience, future).await.map_err(late)?
+}
+
+fn publish_request(volume: &Volume) -> proto::NodePublishVolumeRequest {
+    let mut context = HashMap::from([
+        ("csi.storage.k8s.io/pod.name".to_owned(), volume.pod_name.clone()),
+        ("csi.storage.k8s.io/pod.namespace".to_owned(), volume.pod_namespace.clone()),
+        ("csi.storage.k8s.io/pod.uid".to_owned(), volume.pod_uid.clone()),
+        ("csi.storage.k8s.io/serviceAccount.name".to_owned(), "default".to_owned()),
+        ("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned()),
+        ("share".to_owned(), volume.share.clone()),
+    ]);
+    context.extend(volume.attributes.iter().cloned());
+    proto::NodePublishVolumeRequest {
+        volume_id: volume_id(&volume.target),
+        target_path: volume.target.display().to_string(),
+        volume_capability: Some(proto::VolumeCapability {
+            access_type: Some(AccessType::Mount(MountVolume::default())),
+            // What kubelet sends for every inline volume, a read-only one as well.
+            access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+        }),
+        readonly: volume.read_only,
+        volume_context: context,
+        ..Default::default()
+    }
+}
+
+fn unpublish_request(target: &Path) -> proto::NodeUnpublishVolumeRequest {
+    proto::NodeUnpublishVolumeRequest { volume_id: volume_id(target), target_path: target.display().to_string() }
 }
 
 /// Kubelet makes an inline volume's id from pod and volume; all that matters is that it is the same each time.

@@ -6,6 +6,7 @@ mod adoption;
 mod api;
 mod bad_input;
 mod copies;
+mod crowd;
 mod deletion;
 mod direct;
 mod failover;
@@ -115,6 +116,7 @@ pub const ALL: &[Scenario] = &[
     scenario("a_node_mount_is_for_everybody", volumes::a_node_mount_is_for_everybody).on_both(),
     scenario("kubelet_meets_nothing_that_waits", deletion::kubelet_meets_nothing_that_waits).on_both(),
     scenario("nothing_lands_on_the_nodes_disk", volumes::nothing_lands_on_the_nodes_disk).on_both(),
+    scenario("nobody_waits_for_anothers_server", crowd::nobody_waits_for_anothers_server).on_both(),
     scenario("node_shuts_down_in_order", life::shuts_down_in_order),
     scenario("node_shuts_down_without_its_server", life::shuts_down_without_its_server),
     scenario("node_boots_and_forgets", life::boots_and_forgets),
