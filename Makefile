@@ -16,7 +16,7 @@ help:
 	@echo 'make test        every test: unit, lab (real NFS), Kubernetes (real API server and kubelet)'
 	@echo 'make soak        the whole fault matrix, every kill point, a million seeds of the simulator (make seeds)'
 	@echo 'make soak-mutations   that the rows of the matrix can fail'
-	@echo 'make bench       what it costs, beside limits and peers; AREA=mount one area, RECORD=1 for docs/BENCHMARKS.md'
+	@echo 'make bench       what it costs, beside limits and peers; AREA=mount|kubernetes one, RECORD=1 for docs/BENCHMARKS.md'
 	@echo 'make lint        format, clippy, licences and bans'
 	@echo 'make unit|lab|kubernetes   one area of the tests'
 

@@ -2,10 +2,14 @@
 //!
 //! ```text
 //!  lab bench AREA ── guest ── machine: the area measures, and writes figures.json
+//!        ├─ for AREA kubernetes: adds what a cluster's pods felt
 //!        └─ adds what it was measured on, prints the table, writes target/bench/AREA.json
 //! ```
 
+mod bare;
+mod cluster;
 mod figures;
+mod kubernetes;
 mod mount;
 pub mod page;
 pub mod record;
@@ -19,6 +23,7 @@ use crate::scenarios::{Scenario, scenario};
 use crate::wait::seconds;
 use record::Record;
 
+pub use cluster::Cluster;
 pub use mount::copy;
 
 /// What an area leaves in its results folder.
@@ -28,7 +33,12 @@ pub const FIGURES: &str = "figures.json";
 pub const RUNS: usize = 5;
 
 /// The areas that there are. The deadline of each leaves room for a guest's start and end within 20 minutes.
-pub const AREAS: &[Scenario] = &[Scenario { deadline: seconds(1140), ..scenario("mount", mount::run) }];
+pub const AREAS: &[Scenario] = &[
+    Scenario { deadline: seconds(1140), ..scenario("mount", mount::run) },
+    Scenario { deadline: seconds(300), ..scenario(KUBERNETES, kubernetes::run) },
+];
+
+const KUBERNETES: &str = "kubernetes";
 
 /// The areas that were asked for: all of them, or one.
 pub fn chosen(area: Option<&str>) -> io::Result<Vec<&'static Scenario>> {
@@ -41,9 +51,12 @@ pub fn chosen(area: Option<&str>) -> io::Result<Vec<&'static Scenario>> {
     Ok(chosen)
 }
 
-/// Takes what an area measured from its results, prints it, and keeps it in `folder`.
-pub fn keep(area: &str, results: &Path, folder: &Path) -> io::Result<()> {
+/// Takes what an area measured from its results, adds what takes a cluster, prints it, and keeps it in `folder`.
+pub fn keep(area: &str, results: &Path, cluster: &Cluster<'_>, folder: &Path) -> io::Result<()> {
     let mut record = Record::read(&results.join(area).join(FIGURES))?;
+    if area == KUBERNETES {
+        cluster.add_to(&mut record)?;
+    }
     record.about.commit = commit()?;
     record.about.cpu = cpu();
     println!("{}", page::table(&record, page::Style::Terminal));

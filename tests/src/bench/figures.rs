@@ -100,3 +100,52 @@ pub(super) const MOUNT: &[Definition] = &[
          is gone before.",
     ),
 ];
+
+/// Kubelet's own volumes, `nfs:`.
+pub(super) const IN_TREE: &str = "in-tree-nfs";
+
+/// What of the area kubernetes is measured without a cluster, and what in one.
+pub(super) const HERE: &[Definition] = KUBERNETES.split_at(1).0;
+pub(super) const IN_CLUSTER: &[Definition] = KUBERNETES.split_at(1).1;
+
+pub(super) const KUBERNETES: &[Definition] = &[
+    define(
+        "publish_110_p99_ms",
+        "ms",
+        Limit::Below(20.0),
+        "NodePublishVolume of 110 read-only volumes of 4 shares, each mounted already, at one moment, each on a connection of its own \
+         to the CSI socket: the 99th percentile of how long after that moment they are answered, in 2 rounds. On one CPU the \
+         last is answered when all are done. Peer: what kubelet runs for a volume of its own, `mount -t nfs -o ro`, 110 at one \
+         moment. Floor: the system calls alone, by 110 threads.",
+    ),
+    define(
+        "agent_working_set_mb",
+        "MB",
+        Limit::None,
+        "As kubelet tells it (stats/summary: workingSetBytes) of the agent's container in a cluster, with one pod of two volumes \
+         there, one read-write, through a tunnel. A MB is 10^6 bytes.",
+    ),
+    define(
+        "recover_in_pod_s",
+        "s",
+        Limit::None,
+        "From the moment when nothing passes to or from a pod's server any more until a restricted pod, in the same container, reads \
+         and verifies a file of the next server's, by the time of its log; it tries five times a second, and the read \
+         that waits is one of them. Peer: the same pod on volumes of kubelet's own (`nfs:`, hard, 4.1), at the same time; no other \
+         server is theirs.",
+    ),
+    define(
+        "unpublish_hung_s",
+        "s",
+        Limit::AtMost(2.0),
+        "What kubelet takes to unmount both volumes of a pod whose server is silent, one read-write with a write under way: \
+         storage_operation_duration_seconds, volume_unmount, of all attempts. Peer: in the same 45 s.",
+    ),
+    define(
+        "deleted_while_hung_s",
+        "s",
+        Limit::AtMost(20.0),
+        "From the deletion of that pod until the API server does not know it any more; its grace period is 20 s. Peer: at the same \
+         time, on a server that is silent for longer.",
+    ),
+];

@@ -8,11 +8,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use super::RUNS;
 use super::figures::MOUNT;
-use super::record::{About, Record, Samples};
-use super::{FIGURES, RUNS};
+use super::record::Samples;
 use crate::agent::Agent;
-use crate::command::{self, sh};
+use crate::command::sh;
 use crate::kit;
 use crate::node::Node;
 use crate::objects;
@@ -32,15 +32,12 @@ pub(super) fn run() {
         read::measure(&node, &a, run, &mut samples);
         recovery::measure(&node, &a, &b, &mut samples);
     }
-    let figures = MOUNT.iter().map(|definition| samples.figure(definition.name, definition.unit, RUNS)).collect();
-    let path = kit::results().join(FIGURES);
-    let record = Record { about: About::new(kernel(), RUNS), figures };
-    record.write(&path).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    samples.leave(MOUNT);
 }
 
 /// The agent's log, in memory until the end. Results lie outside the guest, where a line costs as much as half a publication;
 /// on a node it goes into a pipe.
-struct LogNearby {
+pub(super) struct LogNearby {
     place: PathBuf,
 }
 
@@ -48,7 +45,7 @@ impl LogNearby {
     const NEARBY: &str = "/run/agent.log";
 
     #[track_caller]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let place = kit::results().join("agent.log");
         symlink(Self::NEARBY, &place).unwrap_or_else(|error| panic!("make {}: {error}", place.display()));
         Self { place }
@@ -64,12 +61,6 @@ impl Drop for LogNearby {
     }
 }
 
-fn kernel() -> String {
-    let release = command::run("uname", ["-r"]).trim().to_owned();
-    let guest = fs::read_to_string("/proc/cpuinfo").unwrap_or_default().contains("User Mode Linux");
-    if guest { format!("{release} (User Mode Linux)") } else { release }
-}
-
 /// The usual two shares on direct gateways, of which the first site serves.
 fn objects(sites: &[&Site]) -> String {
     let parts = [
@@ -82,7 +73,7 @@ fn objects(sites: &[&Site]) -> String {
 
 /// Ends an agent that has nothing published any more, so that the next one begins as on a node that has just been booted.
 #[track_caller]
-fn end(mut agent: Agent) {
+pub(super) fn end(mut agent: Agent) {
     eventually("the last mount is gone", seconds(180), || match agent.status()["mounts"].as_array() {
         Some(mounts) if mounts.is_empty() => Ok(()),
         mounts => Err(mounts.map(Vec::len)),
@@ -92,7 +83,7 @@ fn end(mut agent: Agent) {
 
 /// What somebody does who knows only mount(8).
 #[track_caller]
-fn plain_mount(site: &Site, export: &str, at: &Path, options: &str) {
+pub(super) fn plain_mount(site: &Site, export: &str, at: &Path, options: &str) {
     let (server, shown) = (site.direct_server(), at.display());
     fs::create_dir_all(at).unwrap_or_else(|error| panic!("make {shown}: {error}"));
     let options = if options.is_empty() { String::new() } else { format!("-o {options}") };
@@ -100,6 +91,6 @@ fn plain_mount(site: &Site, export: &str, at: &Path, options: &str) {
 }
 
 #[track_caller]
-fn plain_unmount(at: &Path) {
+pub(super) fn plain_unmount(at: &Path) {
     sh(&format!("umount {0}; rmdir {0}", at.display()));
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::figures::{Definition, Limit, MOUNT};
+use super::figures::{Definition, KUBERNETES, Limit, MOUNT};
 use super::record::{Figure, Record};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,8 @@ pub fn document(docs: &Path) -> io::Result<String> {
          (`cargo build --release`), in a User Mode Linux guest where this machine's kernel has no NFS. A guest has one CPU, \
          for the agent, who asks it, the NFS client and the servers together, and its system calls and context switches \
          take several times what they take on a real kernel: the times are worth something beside the floor and the peers \
-         of the same runs.\n\n\
+         of the same runs. What needs a kubelet is measured in a cluster (`tests/kube`), whose node is such a guest with an \
+         older kernel and whose control plane is not.\n\n\
          Each figure is the median of its runs, five at the least in what `make bench` measures, in each of which everything is measured once, ours and the peers' in turn. \
          Nothing fails for being slow: the last column says whether a figure is within its limit.\n\n\
          This page is made from `docs/bench/*.json`, which `make bench RECORD=1` replaces; `lab benchmarks` makes the page \
@@ -55,7 +56,7 @@ pub fn document(docs: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-const AREAS: &[(&str, &[Definition])] = &[("mount", MOUNT)];
+const AREAS: &[(&str, &[Definition])] = &[("mount", MOUNT), ("kubernetes", KUBERNETES)];
 
 const HEAD: [&str; 7] = ["figure", "unit", "moorline", "samples", "peers", "floor", "limit"];
 
@@ -82,7 +83,11 @@ pub fn table(record: &Record, style: Style) -> String {
 }
 
 fn row(figure: &Figure, record: &Record) -> [String; 7] {
-    let peers: Vec<String> = figure.peers.iter().map(|(name, value)| format!("{name} {}", short(*value))).collect();
+    let peer = |(name, value): (&String, &f64)| {
+        let over = if figure.over.contains(name) { "> " } else { "" };
+        format!("{name} {over}{}", short(*value))
+    };
+    let peers: Vec<String> = figure.peers.iter().map(peer).collect();
     [
         figure.figure.clone(),
         figure.unit.clone(),
@@ -147,6 +152,14 @@ mod tests {
         };
         assert_eq!(verdicts(&record(1.9, 100.0, 20.0)), [true, true, true]);
         assert_eq!(verdicts(&record(2.0, 101.0, 50.0)), [false, false, false]);
+    }
+
+    #[test]
+    fn a_peer_that_was_given_up_is_said_to_take_longer() {
+        let text = r#"[{"figure":"about","commit":"c","cpu":"x","kernel":"k","runs":1},
+            {"figure":"f","unit":"s","moorline":1.0,"samples":[1.0],"peers":{"p":60.0,"q":2.0},"over":["p"]}]"#;
+        let table = table(&Record::parse(text).unwrap(), Style::Markdown);
+        assert!(table.contains("| p > 60.0, q 2.00 |"), "{table}");
     }
 
     #[test]

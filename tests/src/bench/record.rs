@@ -1,12 +1,17 @@
 //! What a bench leaves: a list in JSON whose first entry says what it was measured on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::figures::Definition;
+use super::{FIGURES, RUNS};
+use crate::command;
+use crate::kit;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -51,6 +56,9 @@ pub struct Figure {
     /// The medians of others, in the same runs.
     #[serde(default)]
     pub peers: BTreeMap<String, f64>,
+    /// Peers that took longer: their median is how long they were waited for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub over: BTreeSet<String>,
     /// The median of what the kernel alone takes for it, where there is such a thing.
     #[serde(default)]
     pub floor: Option<f64>,
@@ -85,7 +93,11 @@ impl Record {
 
 /// What one run after the other has measured.
 #[derive(Debug, Default)]
-pub struct Samples(BTreeMap<(&'static str, Whose), Vec<f64>>);
+pub struct Samples {
+    values: BTreeMap<(&'static str, Whose), Vec<f64>>,
+    /// How long those were waited for, at the least, that took longer.
+    waited: BTreeMap<(&'static str, Whose), f64>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Whose {
@@ -97,7 +109,24 @@ pub enum Whose {
 impl Samples {
     pub fn add(&mut self, figure: &'static str, whose: Whose, value: f64) {
         println!("{figure} {whose:?}: {value:.3}");
-        self.0.entry((figure, whose)).or_default().push(value);
+        self.values.entry((figure, whose)).or_default().push(value);
+    }
+
+    /// It took longer than anybody waited.
+    pub fn add_over(&mut self, figure: &'static str, whose: Whose, waited: f64) {
+        self.add(figure, whose, waited);
+        let least = self.waited.entry((figure, whose)).or_insert(waited);
+        *least = least.min(waited);
+    }
+
+    /// Has these figures found among the results of a machine that measures.
+    #[track_caller]
+    pub(super) fn leave(&self, definitions: &[Definition]) {
+        let figures =
+            definitions.iter().map(|definition| self.figure(definition.name, definition.unit, RUNS)).collect();
+        let path = kit::results().join(FIGURES);
+        let record = Record { about: About::new(kernel(), RUNS), figures };
+        record.write(&path).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     }
 
     /// The figure `name`. Panics if anybody was not measured in each of the runs.
@@ -109,19 +138,31 @@ impl Samples {
             moorline: f64::NAN,
             samples: Vec::new(),
             peers: BTreeMap::new(),
+            over: BTreeSet::new(),
             floor: None,
         };
-        for ((_, whose), values) in self.0.iter().filter(|((of, _), _)| *of == name) {
+        for (key @ (_, whose), values) in self.values.iter().filter(|((of, _), _)| *of == name) {
             assert_eq!(values.len(), runs, "{name} of {whose:?} was not measured in each run: {values:?}");
             match whose {
                 Whose::Ours => (figure.moorline, figure.samples) = (median(values), values.clone()),
-                Whose::Peer(peer) => drop(figure.peers.insert((*peer).to_owned(), median(values))),
+                Whose::Peer(peer) => {
+                    let median = median(values);
+                    figure.peers.insert((*peer).to_owned(), median);
+                    let over = self.waited.get(key).is_some_and(|waited| median >= *waited);
+                    figure.over.extend(over.then(|| (*peer).to_owned()));
+                }
                 Whose::Floor => figure.floor = Some(median(values)),
             }
         }
         assert!(!figure.samples.is_empty(), "{name} was not measured");
         figure
     }
+}
+
+fn kernel() -> String {
+    let release = command::run("uname", ["-r"]).trim().to_owned();
+    let guest = fs::read_to_string("/proc/cpuinfo").unwrap_or_default().contains("User Mode Linux");
+    if guest { format!("{release} (User Mode Linux)") } else { release }
 }
 
 /// Panics without a value.
@@ -167,9 +208,27 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_was_given_up_is_over_where_its_median_is() {
+        let figure = |given_up: usize| {
+            let mut samples = Samples::default();
+            for run in 0..3 {
+                samples.add("f", Whose::Ours, 1.0);
+                if run < given_up {
+                    samples.add_over("f", Whose::Peer("p"), 60.0);
+                } else {
+                    samples.add("f", Whose::Peer("p"), 30.0);
+                }
+            }
+            samples.figure("f", "s", 3)
+        };
+        assert_eq!((figure(1).peers["p"], figure(1).over.len()), (30.0, 0));
+        assert_eq!((figure(2).peers["p"], figure(2).over.contains("p")), (60.0, true));
+    }
+
+    #[test]
     fn a_record_survives_its_file() {
         let text = r#"[{"figure":"about","commit":"c","cpu":"x","kernel":"k","runs":5},
-            {"figure":"f","unit":"ms","moorline":1.5,"samples":[1.5],"peers":{"p":3.0},"floor":0.25}]"#;
+            {"figure":"f","unit":"ms","moorline":1.5,"samples":[1.5],"peers":{"p":3.0},"over":["p"],"floor":0.25}]"#;
         let record = Record::parse(text).unwrap();
         assert_eq!(record.figure("f").unwrap().peers["p"], 3.0);
         let path = std::env::temp_dir().join(format!("moorline-record-{}", std::process::id()));

@@ -81,6 +81,9 @@ struct Bench {
     /// Keep the records in docs/bench, and make docs/BENCHMARKS.md anew
     #[arg(long)]
     publish: bool,
+    /// What makes clusters
+    #[arg(long, default_value = "tests/kube")]
+    kube: PathBuf,
 }
 
 /// What a machine is made for.
@@ -191,11 +194,14 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Bench) -> io::Result<ExitCode> {
+    let moorline = sources(&options.run)?.moorline.unwrap_or_default();
+    let logs = options.run.folder.with_file_name("bench-cluster");
+    let cluster = bench::Cluster { folder: &options.kube, moorline: &moorline, logs: &logs };
     for area in bench::chosen(options.run.filter.as_deref())? {
         let run_of_area = Run { filter: Some(area.name.into()), ..options.run.clone() };
         let folder = if options.publish { Path::new("docs/bench") } else { &options.records };
         println!("lab: {} is measured, for some ten minutes", area.name);
-        let ended = run(&run_of_area, What::Bench, |results| bench::keep(area.name, results, folder))?;
+        let ended = run(&run_of_area, What::Bench, |results| bench::keep(area.name, results, &cluster, folder))?;
         if ended != ExitCode::SUCCESS {
             return Ok(ended);
         }

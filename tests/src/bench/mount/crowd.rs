@@ -1,14 +1,12 @@
 //! One agent and more and more volumes: 10, 100, 1,000, of which every tenth is read-write.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use moorline_sys::mount;
-use moorline_sys::mountinfo::Attributes;
-
+use super::super::bare::{self, read_only_bases};
 use super::super::figures::PEER;
 use super::super::record::{Samples, Whose, percentile};
 use super::{end, objects, plain_mount, plain_unmount};
@@ -29,7 +27,6 @@ const PACE: Duration = Duration::from_millis(10);
 const WATCHED: Duration = seconds(5);
 const LOOKS: u32 = 20;
 const CGROUP: &str = "/sys/fs/cgroup/pods/agent";
-const BASES: &str = "/run/moorline/node/mounts";
 
 pub(super) fn measure(node: &Node, a: &Site, b: &Site, samples: &mut Samples) {
     let agent = Agent::start(node, &objects(&[a, b]));
@@ -203,33 +200,15 @@ fn plain_publish(site: &Site) -> f64 {
 /// What the kernel takes, and nothing else.
 #[track_caller]
 fn bare_publish() -> f64 {
-    let base = read_only_base();
+    let base = read_only_bases().swap_remove(0);
     let at = Path::new("/srv/bare");
     let took = (0..REPEATS).map(|_| {
         thread::sleep(PACE);
-        let publish = || {
-            fs::create_dir(at)?;
-            let clone = mount::clone(&base)?;
-            let attributes = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: false };
-            mount::restrict_and_share(&clone, attributes)?;
-            mount::attach(&clone, at)
-        };
-        let took = timed(|| publish().unwrap_or_else(|error| panic!("publish by hand: {error}")));
-        let taken_back = mount::detach(at).and_then(|()| fs::remove_dir(at));
-        taken_back.unwrap_or_else(|error| panic!("take back {}: {error}", at.display()));
+        let took = timed(|| bare::publish(&base, at));
+        bare::take_back(at);
         took
     });
     percentile(&took.collect::<Vec<_>>(), 99.0)
-}
-
-/// The mount of the agent's that its read-only volumes are clones of.
-#[track_caller]
-fn read_only_base() -> PathBuf {
-    let bases = fs::read_dir(BASES).unwrap_or_else(|error| panic!("read {BASES}: {error}"));
-    let mut bases = bases.flatten().map(|base| base.path());
-    bases
-        .find(|base| base.to_string_lossy().ends_with("@ro"))
-        .unwrap_or_else(|| panic!("no read-only mount in {BASES}"))
 }
 
 /// In milliseconds.
