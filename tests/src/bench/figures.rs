@@ -132,20 +132,20 @@ pub(super) const KUBERNETES: &[Definition] = &[
         "From the moment when nothing passes to or from a pod's server any more until a restricted pod, in the same container, reads \
          and verifies a file of the next server's, by the time of its log; it tries five times a second, and the read \
          that waits is one of them. Peer: the same pod on volumes of kubelet's own (`nfs:`, hard, 4.1), at the same time; no other \
-         server is theirs.",
+         server is its own, and it is watched for 30 s.",
     ),
     define(
         "unpublish_hung_s",
         "s",
         Limit::AtMost(2.0),
         "What kubelet takes to unmount both volumes of a pod whose server is silent, one read-write with a write under way: \
-         storage_operation_duration_seconds, volume_unmount, of all attempts. Peer: in the same 45 s.",
+         storage_operation_duration_seconds, volume_unmount, of all attempts. Peer: at the same time, for 40 s.",
     ),
     define(
         "deleted_while_hung_s",
         "s",
         Limit::AtMost(20.0),
         "From the deletion of that pod until the API server does not know it any more; its grace period is 20 s. Peer: at the same \
-         time, on a server that is silent for longer.",
+         time, on a server that is silent for longer, for 40 s.",
     ),
 ];
