@@ -27,7 +27,7 @@ test: setup build
 	@tests/area begin
 	@tests/area unit 300 $(MAKE) --no-print-directory unit
 	@tests/area lab 900 $(MAKE) --no-print-directory lab
-	@tests/area kubernetes 2100 $(MAKE) --no-print-directory kubernetes
+	@tests/area kubernetes 2700 $(MAKE) --no-print-directory kubernetes
 	@tests/area end
 
 setup:
@@ -53,7 +53,7 @@ lab-others:
 kubernetes: build
 	@tests/kube/run smoke
 	@PEERS=1 tests/kube/run one-death
-	@tests/kube/run objects volumes citizen claims sanity in-tree
+	@tests/kube/run objects volumes citizen claims sanity in-tree jobs
 	@RUNTIME=cri-o tests/kube/run one-death
 
 # The whole fault matrix, every kill point and a million seeds of the simulator, each part under an hour; what every run has
