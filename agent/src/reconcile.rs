@@ -527,7 +527,9 @@ impl Reconciler {
             let urgent = |id: &SuperblockId| plan::has_no_time_to_lose(&self.desired, &observed, now, id);
             let is_urgent = || matches!(&step, Step::Abort(id) if urgent(id));
             let held_back = self.setbacks.holds_back(&step, now, is_urgent);
-            if !held_back && !self.busy.contains_key(&step.lane()) {
+            let under_way = self.busy.values().chain(lanes.values()).flatten();
+            let waits = self.busy.contains_key(&step.lane()) || plan::waits_its_turn(&step, under_way);
+            if !held_back && !waits {
                 lanes.entry(step.lane()).or_default().push(step);
             }
         }

@@ -27,7 +27,7 @@ pub use jitter::Jitter;
 pub use orphan::{Traces, evidence_of_its_end};
 pub use seat::{Seat, Waiting};
 pub use shutdown::{Flush, Shutdown};
-pub use step::{Lane, Step, note_under_way};
+pub use step::{Lane, Step, note_under_way, waits_its_turn};
 pub use tuning::Tuning;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

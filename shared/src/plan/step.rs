@@ -112,6 +112,22 @@ impl Step {
             }
         }
     }
+
+    fn is_published_from(&self) -> Option<&TargetId> {
+        match self {
+            Self::Publish(_, superblock) => Some(&superblock.namespace.target),
+            _ => None,
+        }
+    }
+}
+
+/// How many publications of one server are made at once, in a process each. Of a server that has just died each may wait for it.
+const AT_ONCE: usize = 16;
+
+/// The server that this step asks has as many to answer as it may have: it waits for one of them to end, and no other server's do.
+pub fn waits_its_turn<'a>(step: &Step, under_way: impl Iterator<Item = &'a Step>) -> bool {
+    let server = step.is_published_from();
+    server.is_some() && under_way.filter(|other| other.is_published_from() == server).count() >= AT_ONCE
 }
 
 /// Adds to an observation what the steps that are under way will change.
@@ -136,5 +152,33 @@ pub fn note_under_way<'a>(observed: &mut Observed, steps: impl Iterator<Item = &
             Step::Clear(id) => drop(observed.clearing.insert(id.clone())),
             Step::Retire { superblock, .. } => drop(observed.ending.insert(superblock.clone())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::User;
+
+    #[test]
+    fn one_servers_crowd_is_in_nobody_elses_way() {
+        let publish = |number: usize, target: &str| {
+            let target = TargetId { gateway: "gw".parse().unwrap(), target: target.parse().unwrap() };
+            let superblock = SuperblockId {
+                share: "data".parse().unwrap(),
+                epoch: 1,
+                namespace: NamespaceId { target, generation: 1 },
+                user: User::ReadOnly,
+            };
+            Step::Publish(PublicationId::of(&number.to_string()), superblock)
+        };
+        let mut under_way: Vec<Step> = (1..AT_ONCE).map(|number| publish(number, "a")).collect();
+        let (another, elsewhere) = (publish(0, "a"), publish(0, "b"));
+        assert!(!waits_its_turn(&another, under_way.iter()));
+        under_way.push(publish(AT_ONCE, "a"));
+        assert!(waits_its_turn(&another, under_way.iter()));
+        assert!(!waits_its_turn(&elsewhere, under_way.iter()));
+        let Step::Publish(id, _) = another else { unreachable!() };
+        assert!(!waits_its_turn(&Step::Unpublish(id), under_way.iter()), "what is taken back waits for nobody");
     }
 }
