@@ -84,7 +84,7 @@ const fn act(point: Point) -> Act {
 pub(super) const fn kernels(point: Point) -> &'static [Kernel] {
     use Point::*;
     match point {
-        MountedBeneath | Uncovered | WriterMarked | WriterEnded | ShutDownUntold | FenceUnmarked => &[Kernel::Newer],
+        WriterMarked | WriterEnded | ShutDownUntold | FenceUnmarked => &[Kernel::Newer],
         MadePrivate | MountedOver => &[Kernel::Usual],
         _ => &[Kernel::Usual, Kernel::Newer],
     }
@@ -407,6 +407,7 @@ fn recovering(direct: bool, deaths: &[Death], late: &[Death]) {
     let node = Node::new("node1");
     let tree = Tree::new("shared");
     tree.put("datasets/sample", &data::file("data", 50_000));
+    tree.folder("datasets/part");
     let gateway = if direct { objects::direct_gateway } else { objects::gateway };
     let objects = |sites: [&Site; 2]| {
         let parts = [
@@ -444,6 +445,7 @@ fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deat
         Draft::new(&name)
             .with_share(node, agent, "datasets", true)
             .with_share(node, agent, "checkpoints", false)
+            .with_sub_path("datasets", "part", "/mnt/part", true)
             .reading("/mnt/datasets/sample")
             .writing(&format!("/mnt/checkpoints/{name}"))
             .start()
@@ -461,7 +463,7 @@ fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deat
     let died_at = pods.each_ref().map(Pod::acknowledged);
     agent.outlast("every pod reads and writes at the other", RECOVERY, |_| {
         for (pod, before) in pods.iter().zip(died_at) {
-            for at in ["/mnt/datasets", "/mnt/checkpoints"] {
+            for at in ["/mnt/datasets", "/mnt/checkpoints", "/mnt/part"] {
                 let top = pod.mounts_at(at).pop();
                 top.clone().filter(is_theirs).ok_or_else(|| format!("{at}: {top:?}"))?;
             }
@@ -478,6 +480,11 @@ fn failing_over(node: &Node, agent: &mut Agent, from: &mut Site, to: &Site, deat
         assert!(pod.container().alive());
     }
     agent.gets_ready();
+    agent.outlast("what kubelet has bound has one layer, which is theirs", seconds(15), |_| {
+        let bound = pods.iter().flat_map(Pod::sub_paths).map(|place| mounts::at(place));
+        let others: Vec<Vec<Mount>> = bound.filter(|at| at.len() != 1 || !at.iter().all(is_theirs)).collect();
+        if others.is_empty() { Ok(()) } else { Err(others) }
+    });
     if kernel_is_newer() {
         agent.outlast("one layer is left everywhere", seconds(15), |_| {
             let places = pods.iter().flat_map(|pod| ["/mnt/datasets", "/mnt/checkpoints"].map(|at| pod.mounts_at(at)));
