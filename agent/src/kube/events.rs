@@ -35,6 +35,7 @@ pub(crate) async fn tell(client: Client, node: String, window: Arc<Window>, door
         recorder: Recorder::new(client.clone(), reporter.clone()),
         reporter,
         said: BTreeMap::new(),
+        names: Names { client: client.clone(), left: BTreeMap::new() },
         client,
         node,
         door,
@@ -47,14 +48,15 @@ pub(crate) async fn tell(client: Client, node: String, window: Arc<Window>, door
         // Both may be waited for again.
         tokio::select! {
             changed = news.changed() => if changed.is_err() { return },
-            () = sleep(PATIENCE), if !teller.limits.held_back.is_empty() => {}
+            () = sleep(PATIENCE), if !teller.limits.held_back.is_empty() || !teller.names.left.is_empty() => {}
+        }
+        for (subject, word) in teller.names.find_those_left().await {
+            teller.limits.hear(subject, word);
         }
         for record in window.chronicle.after(seen) {
             seen = record.sequence;
             if let Some((word, whom)) = Word::of(&record) {
-                for subject in teller.subjects(whom).await {
-                    teller.limits.hear(subject, word.clone());
-                }
+                teller.hear(whom, word).await;
             }
         }
         let now = clock();
@@ -145,6 +147,7 @@ struct Teller {
     reporter: Reporter,
     /// The last note for each reason, by the subject's UID.
     said: BTreeMap<(String, &'static str), String>,
+    names: Names,
     node: String,
     door: Door,
     limits: Limits,
@@ -164,43 +167,35 @@ impl Teller {
         }
     }
 
-    async fn subjects(&self, whom: Whom) -> Vec<ObjectReference> {
-        match whom {
-            Whom::Pod(pod) => vec![pod],
-            Whom::Gateway(name) => self.object(objects::Kind::Gateway, &name).await.into_iter().collect(),
+    async fn hear(&mut self, whom: Whom, word: Word) {
+        let object = match whom {
+            Whom::Pod(pod) => return self.limits.hear(pod, word),
+            // As kubelet does it: `kubectl describe node` looks for this.
+            Whom::Node => {
+                let node = ObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Node".to_owned()),
+                    name: Some(self.node.clone()),
+                    uid: Some(self.node.clone()),
+                    ..ObjectReference::default()
+                };
+                return self.limits.hear(node, word);
+            }
+            Whom::Gateway(name) => (objects::Kind::Gateway, name),
             Whom::Share(name) => {
-                let mut subjects: Vec<_> = self.object(objects::Kind::Share, &name).await.into_iter().collect();
                 if let Ok(report) = self.door.report().await {
                     // To a pod whose volume has yet to come kubelet says itself why it does not.
                     let has_it = |it: &&PublicationReport| it.state == PublicationState::Published && !it.node;
-                    let users = report.publications.iter().filter(|it| it.share == name).filter(has_it);
-                    subjects.extend(users.map(|it| pod_reference(&it.namespace, &it.pod, &it.pod_uid)));
+                    for user in report.publications.iter().filter(|it| it.share == name).filter(has_it) {
+                        self.limits.hear(pod_reference(&user.namespace, &user.pod, &user.pod_uid), word.clone());
+                    }
                 }
-                subjects
+                (objects::Kind::Share, name)
             }
-            // As kubelet does it: `kubectl describe node` looks for this.
-            Whom::Node => vec![ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Node".to_owned()),
-                name: Some(self.node.clone()),
-                uid: Some(self.node.clone()),
-                ..ObjectReference::default()
-            }],
+        };
+        if let Some((subject, word)) = self.names.find(object, word).await {
+            self.limits.hear(subject, word);
         }
-    }
-
-    /// None if there is no such object in the cluster: it may stand in a file.
-    async fn object(&self, kind: objects::Kind, name: &str) -> Option<ObjectReference> {
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind.resource());
-        let found = timeout(PATIENCE, api.get_metadata_opt(name)).await;
-        let metadata = found.ok()?.ok()??.metadata;
-        Some(ObjectReference {
-            api_version: Some(kind.resource().api_version),
-            kind: Some(kind.name().to_owned()),
-            name: metadata.name,
-            uid: metadata.uid,
-            ..ObjectReference::default()
-        })
     }
 
     async fn say(&mut self, subject: ObjectReference, word: Word) {
@@ -226,6 +221,61 @@ impl Teller {
             }
             Err(_) => self.limits.hear_again(subject, word),
         }
+    }
+}
+
+/// Which object of the cluster is meant: an Event is of a UID, and what happens is of a name.
+struct Names {
+    client: Client,
+    /// The last word of each that was not found out about, since the API server did not answer.
+    left: BTreeMap<(objects::Kind, String), Word>,
+}
+
+/// The API server did not answer.
+struct Away;
+
+impl Names {
+    /// None if there is no such object in the cluster, for it may stand in a file; or if that is found out later.
+    async fn find(&mut self, object: (objects::Kind, String), word: Word) -> Option<(ObjectReference, Word)> {
+        // It is asked once while it is away, and not for each.
+        if self.left.is_empty()
+            && let Ok(found) = self.reference(&object).await
+        {
+            return Some((found?, word));
+        }
+        self.left.insert(object, word);
+        None
+    }
+
+    async fn find_those_left(&mut self) -> Vec<(ObjectReference, Word)> {
+        let mut found = Vec::new();
+        while let Some((object, word)) = self.left.pop_first() {
+            match self.reference(&object).await {
+                Ok(reference) => found.extend(reference.map(|reference| (reference, word))),
+                Err(Away) => {
+                    self.left.insert(object, word);
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    async fn reference(&self, (kind, name): &(objects::Kind, String)) -> Result<Option<ObjectReference>, Away> {
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind.resource());
+        let metadata = match timeout(PATIENCE, api.get_metadata_opt(name)).await {
+            Ok(Ok(found)) => found.map(|found| found.metadata),
+            // The agent may not: that is said where it is told.
+            Ok(Err(kube::Error::Api(status))) if status.code < 500 => None,
+            Ok(Err(_)) | Err(_) => return Err(Away),
+        };
+        Ok(metadata.map(|metadata| ObjectReference {
+            api_version: Some(kind.resource().api_version),
+            kind: Some(kind.name().to_owned()),
+            name: metadata.name,
+            uid: metadata.uid,
+            ..ObjectReference::default()
+        }))
     }
 }
 
@@ -330,5 +380,16 @@ mod tests {
         limits.hear(pod.clone(), word("second"));
         limits.hear_again(pod, word("first"));
         assert_eq!(said(&mut limits, 1), ["first", "second"]);
+    }
+
+    #[tokio::test]
+    async fn the_last_word_of_an_object_is_kept_while_the_api_server_is_away() {
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let mut names = Names { client, left: BTreeMap::new() };
+        let share = || (objects::Kind::Share, "data".to_owned());
+        assert!(names.find(share(), word("waits")).await.is_none());
+        assert!(names.find(share(), word("served")).await.is_none());
+        assert!(names.find_those_left().await.is_empty());
+        assert_eq!(names.left, BTreeMap::from([(share(), word("served"))]));
     }
 }
