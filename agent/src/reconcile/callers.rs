@@ -11,6 +11,7 @@ use moorline_shared::plan::{self, Lane, Refusal, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::share::Access;
 use moorline_shared::wishes::Wishes;
+use moorline_shared::yaml::{Located, Object, Problem};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -92,6 +93,13 @@ impl Reconciler {
         }
     }
 
+    /// What is wrong with a Share that is written, and is none: its Gateway is not there, say.
+    fn why_refused(&self, share: &Name) -> Option<&Problem> {
+        let of_it = |located: &&Located| matches!(&located.object, Object::Share(written) if written.name == *share);
+        let written = self.files.objects.iter().find(of_it)?;
+        self.problems.iter().find(|problem| problem.file == written.file && problem.line == written.line)
+    }
+
     /// Whether a publication may be: true if it is new, false if it is there already.
     fn admit(&self, publication: &mut Publication, wishes: &Wishes) -> Result<bool, Denied> {
         if self.desired.shutdown.is_some() {
@@ -108,9 +116,12 @@ impl Reconciler {
             _ => {}
         }
         let (name, shares) = (&publication.share, &self.desired.objects.shares);
-        let share = shares.get(name).ok_or_else(|| {
-            let known: Vec<&str> = shares.keys().map(Name::as_str).collect();
-            Denied::NotFound(format!("there is no Share {name} on this node; there are: [{}]", known.join(", ")))
+        let share = shares.get(name).ok_or_else(|| match self.why_refused(name) {
+            Some(problem) => Denied::NotFound(format!("Share {name} is refused: {problem}")),
+            None => {
+                let known: Vec<&str> = shares.keys().map(Name::as_str).collect();
+                Denied::NotFound(format!("there is no Share {name} on this node; there are: [{}]", known.join(", ")))
+            }
         })?;
         if let Some(there) = there {
             return Err(Denied::Conflict(format!(

@@ -113,11 +113,7 @@ pub(super) fn bad_objects_change_nothing() {
             "acceptLostWrites",
         ),
         ("an export with '..'", good.replace("export: /datasets", "export: /a/../datasets"), "/a/../datasets"),
-        (
-            "an unknown gateway",
-            good.replace("{gateway: gw, export: /datasets", "{gateway: gone, export: /datasets"),
-            "gone",
-        ),
+        ("an unknown gateway", good.replace("{gateway: gw, export: ", "{gateway: gone, export: "), "gone"),
     ];
     for (what, objects, named) in table {
         agent.configure(objects);
@@ -127,6 +123,11 @@ pub(super) fn bad_objects_change_nothing() {
         });
         pod.reads("a", seconds(10));
     }
+    // The last of them is in force: whoever asks is told what is wrong with the object.
+    let refused = agent.csi().publish(&volume(&node, "early", "checkpoints", false)).expect_err("it leads nowhere");
+    let cure = refused.message().contains("there is no Gateway gone; there are: [gw]");
+    assert!(refused.code() == Code::NotFound && cure, "{refused}");
+
     // Nothing at all is no error: the share is kept for the pod that uses it, and for nobody else.
     agent.configure("");
     let late = volume(&node, "late", "datasets", true);
