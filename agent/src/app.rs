@@ -128,7 +128,8 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         tokio::spawn(kube::report::keep(client.clone(), settings.node.clone(), window.clone(), door.clone(), said));
         let fit = window.clone();
         let is_fit = move || fit.vitals.is_fit() && kernel::has_nfs();
-        tokio::spawn(kube::node::keep(client.clone(), settings.node.clone(), nameplate, is_fit, wall_clock()));
+        let node = settings.node.clone();
+        tokio::spawn(kube::node::keep(client.clone(), node, nameplate, is_fit, wall_clock(), events.clone()));
         tokio::spawn(kube::pods::watch(client, settings.node.clone(), clock, wall_clock(), events.clone()));
     }
     tokio::spawn(logind::watch(events.clone()));

@@ -73,9 +73,14 @@ pub(crate) enum Event {
         reply: oneshot::Sender<Result<VolumeState, Denied>>,
     },
     /// Which node has which volume, of those that only one may have.
-    Leases(Leases),
+    Leases {
+        leases: Leases,
+        number: u64,
+    },
     /// The labels of each namespace of the cluster.
     Namespaces(BTreeMap<String, Labels>),
+    /// And those of this node.
+    Labels(Labels),
     /// All pods of the node, as the API server has them.
     Pods(Pods),
     /// Somebody says that a pod was asked to end, and how much grace it has.
@@ -198,6 +203,7 @@ impl Reconciler {
             jitter: habits.jitter.clone(),
             shutdown: None,
             namespaces: None,
+            labels: None,
         };
         Ok(Self {
             node,
@@ -297,8 +303,9 @@ impl Reconciler {
                 self.ask_of_volume(target_path, reply);
                 return false;
             }
-            Event::Leases(leases) => self.leases = leases,
+            Event::Leases { leases, number } => (self.leases, self.claims.heard) = (leases, number),
             Event::Namespaces(labels) => Arc::make_mut(&mut self.desired).namespaces = Some(labels),
+            Event::Labels(labels) => Arc::make_mut(&mut self.desired).labels = Some(labels),
             Event::Pods(pods) => {
                 if pods.complete {
                     self.gone.extend(self.pods.known.keys().cloned());

@@ -95,7 +95,7 @@ impl Objects {
                 problems.push(located.problem("spec.nodeMount", message));
                 next.shares.extend(old.map(|old| (name.clone(), old.clone())));
             } else if let Some(old) = old.filter(|old| !same_mount(old, share)) {
-                problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export, access, policy and mountOptions can't change under its users (after, namespaces and nodeMount can); add a Share of another name")));
+                problems.push(located.problem("spec", format!("Share {name} is in use: its gateway, export, access, policy and mountOptions can't change under its users (after, who may use it and nodeMount can); add a Share of another name")));
                 next.shares.insert(name.clone(), old.clone());
             } else {
                 next.shares.insert(name.clone(), share.clone());

@@ -42,6 +42,8 @@ pub struct Desired {
     pub returning: BTreeSet<PublicationId>,
     /// The labels of each of the cluster's namespaces, if they were ever told.
     pub namespaces: Option<BTreeMap<String, Labels>>,
+    /// And of the node's own, if they were.
+    pub labels: Option<Labels>,
 }
 
 impl Desired {
@@ -66,8 +68,8 @@ impl Desired {
         } else if self.objects.withdrawn.contains(name) {
             Err(Refusal::Withdrawn(name.clone()))
         } else {
-            let nothing = Labels::new();
-            let labels = self.namespaces.as_ref().map(|all| all.get(namespace).unwrap_or(&nothing));
+            // One that was not heard of yet may have any.
+            let labels = self.namespaces.as_ref().and_then(|all| all.get(namespace));
             let allowed = share.namespaces.allow(namespace, labels);
             let (share, namespace) = (name.clone(), namespace.clone());
             match allowed {
@@ -106,7 +108,8 @@ impl Desired {
             (publication.wanted != is_wanted).then(|| Publication { wanted: is_wanted, ..publication.clone() })
         });
         let asked = self.objects.shares.values().filter_map(|share| self.on_node(&share.name));
-        let new = asked.filter(|publication| !self.publications.contains_key(&publication.id()));
+        let is_here = |publication: &Publication| self.is_for_this_node(&publication.share).unwrap_or_default();
+        let new = asked.filter(|asked| !self.publications.contains_key(&asked.id()) && is_here(asked));
         turned.chain(new).collect()
     }
 
@@ -116,9 +119,19 @@ impl Desired {
         Publication::of_node(share)
     }
 
-    /// Its Share asks for this node mount, whether that is on record or not.
+    /// Its Share asks for this node mount, whether that is on record or not. As long as it is not known whether it is for this node
+    /// what is on record stands.
     fn asks_on_node(&self, publication: &Publication) -> bool {
-        self.on_node(&publication.share) == Some(Publication { wanted: true, ..publication.clone() })
+        let is_here = || self.is_for_this_node(&publication.share).unwrap_or(publication.wanted);
+        self.on_node(&publication.share) == Some(Publication { wanted: true, ..publication.clone() }) && is_here()
+    }
+
+    /// None before the node's labels are known, if it depends on them.
+    fn is_for_this_node(&self, share: &Name) -> Option<bool> {
+        match &self.objects.shares.get(share)?.node_selector {
+            None => Some(true),
+            Some(selector) => self.labels.as_ref().map(|labels| selector.takes(labels)),
+        }
     }
 }
 

@@ -158,6 +158,10 @@ pub struct TargetSpec {
         "message": "policy is bounded, by what? Say after: 5m, or another time"
     },
     {
+        "rule": "has(self.nodeMount) || !has(self.nodeSelector)",
+        "message": "nodeSelector is for nodeMount, and there is none"
+    },
+    {
         "rule": "has(self.namespaces) || has(self.namespaceSelector)",
         "message": "says neither namespaces nor namespaceSelector, so no pod could use the share"
     },
@@ -204,6 +208,9 @@ pub struct ShareSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^(/[^/]+)+$"), length(max = 1024))]
     pub node_mount: Option<String>,
+    /// On nodes that are labelled so, if not on all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<SelectorSpec>,
     /// A claim's directory may be deleted with the claim, where its StorageClass says `onDelete: delete`; not by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_delete: Option<bool>,
@@ -214,7 +221,7 @@ pub struct ShareSpec {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "(has(self.matchLabels) && self.matchLabels.size() > 0) || (has(self.matchExpressions) && self.matchExpressions.size() > 0)",
-    "message": "is empty; for all namespaces say namespaces: [\"*\"]"
+    "message": "is empty; for all namespaces say namespaces: [\"*\"], and for all nodes nothing"
 }]))]
 pub struct SelectorSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -352,6 +359,13 @@ mod tests {
         [direct, tunnel]
     }
 
+    fn selector() -> SelectorSpec {
+        let expression =
+            RequirementSpec { key: "env".into(), operator: Operator::In, values: Some(vec!["prod".into()]) };
+        // Whatever keys.
+        SelectorSpec { match_labels: Some(BTreeMap::new()), match_expressions: Some(vec![expression]) }
+    }
+
     fn share() -> ShareSpec {
         let options = MountOptionsSpec {
             timeo: Some(600),
@@ -372,16 +386,9 @@ mod tests {
             accept_lost_writes: Some(true),
             mount_options: Some(options),
             namespaces: Some(vec!["training".into()]),
-            namespace_selector: Some(SelectorSpec {
-                // Whatever keys.
-                match_labels: Some(BTreeMap::new()),
-                match_expressions: Some(vec![RequirementSpec {
-                    key: "env".into(),
-                    operator: Operator::In,
-                    values: Some(vec!["prod".into()]),
-                }]),
-            }),
+            namespace_selector: Some(selector()),
             node_mount: Some("/mnt/data".into()),
+            node_selector: Some(selector()),
             allow_delete: Some(true),
         }
     }

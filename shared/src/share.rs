@@ -23,6 +23,9 @@ pub struct Share {
     /// Where it is mounted on every node as well, beside what pods ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_mount: Option<NodeMount>,
+    /// On which nodes, if not on all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<Selector>,
     /// Directories of claims may be deleted with them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_delete: bool,

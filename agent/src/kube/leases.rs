@@ -37,7 +37,7 @@ pub(crate) async fn keep(
     wall: WallClock,
     events: mpsc::Sender<Event>,
 ) {
-    let mut keeper = Keeper { api: Api::default_namespaced(client), known: Known::new(node), wall, events };
+    let mut keeper = Keeper { api: Api::default_namespaced(client), known: Known::new(node), wall, events, said: 0 };
     let config = watcher::Config::default().labels(&format!("{LABEL}={LABELLED}")).timeout(WATCH);
     let mut stream = pin!(watcher(keeper.api.clone(), config).default_backoff());
     // Whether the API server is heard, as it was last said in the log.
@@ -78,14 +78,26 @@ struct Keeper {
     known: Known,
     wall: WallClock,
     events: mpsc::Sender<Event>,
+    /// How often the loop was told.
+    said: u64,
 }
 
 impl Keeper {
     async fn tell(&mut self) -> Result<(), Cut> {
-        match self.known.news() {
-            Some(leases) => self.events.send(Event::Leases(leases)).await.map_err(|_| Cut),
-            None => Ok(()),
-        }
+        let Some(leases) = self.known.news() else { return Ok(()) };
+        self.said += 1;
+        self.events.send(Event::Leases { leases, number: self.said }).await.map_err(|_| Cut)
+    }
+
+    /// The loop has heard that the volume is this node's no more, and has not begun anything with it before.
+    async fn is_let_go(&mut self, volume: &str, claims: &watch::Receiver<Claims>) -> Result<bool, Cut> {
+        self.known.leaving.insert(volume.to_owned());
+        self.tell().await?;
+        let said = self.said;
+        // Of its own, since what else is claimed meanwhile is still news to the receiver itself.
+        let mut claims = claims.clone();
+        let claims = claims.wait_for(|claims| claims.heard >= said).await.map_err(|_| Cut)?;
+        Ok(!claims.unsure && !claims.volumes.contains(volume))
     }
 
     async fn settle(&mut self, claims: &mut watch::Receiver<Claims>) -> Result<(), Cut> {
@@ -95,16 +107,10 @@ impl Keeper {
             let done = match &act {
                 Act::Ask(volume) => self.ask(volume).await,
                 Act::Take(volume) => self.take(volume).await,
+                Act::GiveBack(volume) if self.is_let_go(volume, claims).await? => self.give_back(volume).await,
                 Act::GiveBack(volume) => {
-                    // The loop is told first that it is this node's no more. What it claims until it has heard is seen here.
-                    self.known.leaving.insert(volume.clone());
-                    self.tell().await?;
-                    if claims.borrow().volumes.contains(volume) {
-                        self.known.leaving.remove(volume);
-                        Ok(())
-                    } else {
-                        self.give_back(volume).await
-                    }
+                    self.known.leaving.remove(volume);
+                    Ok(())
                 }
             };
             if let Err(error) = done {
@@ -315,7 +321,7 @@ mod tests {
     }
 
     fn claims(volumes: &[&str]) -> Claims {
-        Claims { volumes: volumes.iter().map(|volume| (*volume).to_owned()).collect(), unsure: false }
+        Claims { volumes: volumes.iter().map(|volume| (*volume).to_owned()).collect(), ..Claims::default() }
     }
 
     #[test]
@@ -352,5 +358,35 @@ mod tests {
         let mut forged = of("a", "there", "1");
         forged.metadata.name = Some("volume-of-somebody".into());
         assert!(known(vec![forged]).news().unwrap().others.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_back_before_the_loop_has_heard_that_it_is() {
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let (events, mut heard) = mpsc::channel(8);
+        let (loops, claims) = watch::channel(Claims::default());
+        let known = known(vec![of("a", "here", "1"), of("b", "here", "2")]);
+        let wall: WallClock = Arc::new(|| UNIX_EPOCH);
+        let mut keeper = Keeper { api: Api::default_namespaced(client), known, wall, events, said: 0 };
+        for (volume, needed, let_go) in [("a", vec![], true), ("b", vec!["b"], false)] {
+            let answer = {
+                let mut asked = pin!(keeper.is_let_go(volume, &claims));
+                let crate::reconcile::Event::Leases { leases, number } = (tokio::select! {
+                    biased;
+                    _ = &mut asked => panic!("the loop has not heard"),
+                    event = heard.recv() => event.unwrap(),
+                }) else {
+                    panic!("something else is told")
+                };
+                assert!(!leases.held.contains(volume));
+                // What the loop said before it has heard may be of a round that began with the volume held.
+                loops.send_replace(self::claims(&[]));
+                let still = tokio::time::timeout(Duration::ZERO, &mut asked).await;
+                assert!(still.is_err(), "it was said before");
+                loops.send_replace(Claims { heard: number, ..self::claims(&needed) });
+                asked.await
+            };
+            assert_eq!(answer.is_ok_and(|answer| answer), let_go, "{volume}");
+        }
     }
 }

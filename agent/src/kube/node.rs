@@ -1,6 +1,6 @@
 //! The node's own object: the startup taint goes when the node can mount, a label says of each node mount that it is there,
 //! and a condition whether the servers answer. A server that is away taints nothing: one dead gateway would keep a whole
-//! cluster from scheduling.
+//! cluster from scheduling. What others labelled it says which node mounts are for it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
+use moorline_shared::selector::Labels;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::WallClock;
-use crate::reconcile::{Nameplate, chain};
+use crate::reconcile::{Event, Nameplate, chain};
 
 /// Put there by whoever makes nodes (kubelet's --register-with-taints), so that no pod comes before its storage can.
 const TAINT: &str = "moorline.io/agent-not-ready";
@@ -34,19 +35,30 @@ pub(crate) async fn keep(
     mut nameplate: watch::Receiver<Nameplate>,
     is_fit: impl Fn() -> bool,
     wall: WallClock,
+    events: mpsc::Sender<Event>,
 ) {
     let nodes: Api<Node> = Api::all(client);
-    let mut said = None;
+    let (mut said, mut told) = (None, None);
     loop {
         let shown = nameplate.borrow_and_update().clone();
         let fit = is_fit();
         let settled = timeout(PATIENCE, settle(&nodes, &name, &shown, fit, &wall)).await;
         let pause = match settled {
-            Ok(Ok(())) if fit => PERIOD,
-            Ok(Ok(())) => RETRY,
+            Ok(Ok(labels)) => {
+                if told.as_ref() != Some(&labels) {
+                    told = Some(labels.clone());
+                    if events.send(Event::Labels(labels)).await.is_err() {
+                        return;
+                    }
+                }
+                if fit { PERIOD } else { RETRY }
+            }
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => {
                 if said.as_ref() != Some(&status.message) {
-                    warn!("{}: the node's taint, labels and condition stay as they are", status.message);
+                    warn!(
+                        "{}: the node's taint, labels and condition stay as they are, and no Share with a nodeSelector is mounted on it",
+                        status.message
+                    );
                     said = Some(status.message);
                 }
                 PERIOD
@@ -66,13 +78,14 @@ pub(crate) async fn keep(
     }
 }
 
+/// The labels that others gave it.
 async fn settle(
     nodes: &Api<Node>,
     name: &str,
     nameplate: &Nameplate,
     fit: bool,
     wall: &WallClock,
-) -> Result<(), kube::Error> {
+) -> Result<Labels, kube::Error> {
     let node = nodes.get(name).await?;
     if let Some(patch) = change(&node, nameplate, fit) {
         nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
@@ -86,7 +99,9 @@ async fn settle(
         let patch = json!({"status": {"conditions": [condition]}});
         nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(&patch)).await?;
     }
-    Ok(())
+    let mut labels = node.metadata.labels.unwrap_or_default();
+    labels.retain(|key, _| !key.starts_with(LABEL));
+    Ok(labels)
 }
 
 /// What is to be changed of labels and taints, if anything is: of this very version, since a list of taints is replaced as a

@@ -14,6 +14,8 @@ pub(crate) struct Claims {
     pub(crate) volumes: BTreeSet<String>,
     /// Something is mounted, and it is not known of which volume: nothing may be given back.
     pub(crate) unsure: bool,
+    /// The number of the last word on Leases that this is said, and done, with in mind.
+    pub(crate) heard: u64,
 }
 
 #[derive(Default)]
@@ -22,6 +24,7 @@ pub(super) struct Claiming {
     /// Who has, or had, a mount to write through, and the volume if that is one node's alone. What a pod wrote may
     /// still be on its way when its publication is gone.
     owners: BTreeMap<PublicationId, Option<String>>,
+    pub(super) heard: u64,
 }
 
 impl Reconciler {
@@ -47,6 +50,7 @@ impl Reconciler {
         let claims = Claims {
             volumes: owners.values().flatten().cloned().collect(),
             unsure: writers.iter().any(|id| !owners.contains_key(id)),
+            heard: self.claims.heard,
         };
         self.claims.told.send_if_modified(|told| {
             let changed = *told != claims;

@@ -187,6 +187,7 @@ fn share(rng: &mut Rng, index: usize, gateways: &[Gateway]) -> Share {
         policy,
         options: MountOptions { timeo: Some(50), ..MountOptions::default() },
         node_mount: None,
+        node_selector: None,
         allow_delete: false,
         namespaces: if rng.u32(..6) == 0 { Namespaces::Only(only) } else { Namespaces::All },
     }

@@ -24,6 +24,7 @@ pub(super) struct RawShare {
     namespaces: Option<Spanned<Vec<Spanned<String>>>>,
     namespace_selector: Option<Spanned<RawSelector>>,
     node_mount: Option<Spanned<String>>,
+    node_selector: Option<Spanned<RawSelector>>,
     allow_delete: Option<Spanned<String>>,
 }
 
@@ -65,6 +66,10 @@ impl Document<'_> {
         let node_mount = spec.node_mount.as_ref().map(|text| {
             text.value.parse::<NodeMount>().map_err(|error| self.problem(text, "spec.nodeMount", error.to_string()))
         });
+        let node_selector = spec.node_selector.as_ref().map(|selector| match &spec.node_mount {
+            Some(_) => self.selector(selector, "spec.nodeSelector", "leave it out, and it is mounted on all nodes"),
+            None => Err(self.problem(selector, "spec.nodeSelector", "is for spec.nodeMount, and there is none".into())),
+        });
         let allow_delete = spec.allow_delete.as_ref().map(|text| self.truth(text, "spec.allowDelete")).transpose()?;
         Ok(Share {
             name: self.name(&raw.metadata)?,
@@ -75,6 +80,7 @@ impl Document<'_> {
             options,
             namespaces,
             node_mount: node_mount.transpose()?,
+            node_selector: node_selector.transpose()?,
             allow_delete: allow_delete.unwrap_or_default(),
         })
     }
@@ -168,7 +174,8 @@ impl Document<'_> {
         names: Option<&Spanned<Vec<Spanned<String>>>>,
         labelled: Option<&Spanned<RawSelector>>,
     ) -> Result<Namespaces, Problem> {
-        let selector = labelled.map(|selector| self.selector(selector)).transpose()?;
+        let all = "for all namespaces say namespaces: [\"*\"]";
+        let selector = labelled.map(|selector| self.selector(selector, "spec.namespaceSelector", all)).transpose()?;
         let Some(raw) = names else {
             return match selector {
                 Some(selector) => Ok(Namespaces::Labelled { names: BTreeSet::new(), selector }),
@@ -199,8 +206,8 @@ impl Document<'_> {
         }
     }
 
-    fn selector(&self, raw: &Spanned<RawSelector>) -> Result<Selector, Problem> {
-        const FIELD: &str = "spec.namespaceSelector";
+    /// An empty one is Kubernetes' word for everything, and more often an oversight; `all` is what to say instead.
+    fn selector(&self, raw: &Spanned<RawSelector>, name: &str, all: &str) -> Result<Selector, Problem> {
         let labels = raw.value.match_labels.iter().flatten();
         let mut requirements: Vec<Requirement> =
             labels.map(|(key, value)| Requirement { key: key.clone(), is: Is::In([value.clone()].into()) }).collect();
@@ -216,15 +223,14 @@ impl Document<'_> {
                         "is {operator:?} with {} values; use In or NotIn with values, Exists or DoesNotExist with none",
                         values.len()
                     );
-                    let field = format!("{FIELD}.matchExpressions[{index}].operator");
+                    let field = format!("{name}.matchExpressions[{index}].operator");
                     return Err(self.problem(&expression.operator, &field, message));
                 }
             };
             requirements.push(Requirement { key: expression.key.clone(), is });
         }
         if requirements.is_empty() {
-            let message = "is empty; for all namespaces say namespaces: [\"*\"]".into();
-            return Err(self.problem(raw, FIELD, message));
+            return Err(self.problem(raw, name, format!("is empty; {all}")));
         }
         Ok(Selector(requirements))
     }

@@ -92,6 +92,14 @@ fn each_refusal_names_file_line_and_field() {
             SHARE.replace("ReadOnly,", "ReadOnly, nodeMount: /mnt/../x,"),
             "f.yaml:4: spec.nodeMount: \"/mnt/../x\" is not",
         ),
+        (
+            SHARE.replace("ReadOnly,", "ReadOnly, nodeSelector: {matchLabels: {a: b}},"),
+            "f.yaml:4: spec.nodeSelector: is for spec.nodeMount, and there is none",
+        ),
+        (
+            SHARE.replace("ReadOnly,", "ReadOnly, nodeMount: /mnt/x, nodeSelector: {},"),
+            "f.yaml:4: spec.nodeSelector: is empty; leave it out",
+        ),
         (SHARE.replace("ReadOnly", "RO"), "f.yaml:4: spec.access: is \"RO\"; use ReadOnly or ReadWrite"),
     ];
     for (text, expected) in cases {

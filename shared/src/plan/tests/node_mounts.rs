@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::observed::Occupants;
+use crate::selector::{Is, Labels, Requirement, Selector};
 
 #[test]
 fn a_node_mount_stays_as_long_as_a_container_has_it_and_moves_with_its_share() {
@@ -151,4 +152,26 @@ fn one_node_mount_takes_the_place_of_another_when_that_is_gone() {
     (0..5).for_each(|_| world.second(0, 0));
     assert_eq!(world.desired.publications[&id].share.as_str(), "data");
     assert!(world.observed.is_published(id));
+}
+
+#[test]
+fn a_node_mount_is_for_the_nodes_that_are_meant() {
+    let mut world = World::new(true);
+    world.ask_for_node_mount(Some("/mnt/data"));
+    let share = world.desired.objects.shares.get_mut(&"checkpoints".parse().unwrap()).unwrap();
+    share.node_selector = Some(Selector(vec![Requirement { key: "gpu".into(), is: Is::There }]));
+    let labelled = |key: &str| Some(Labels::from([(key.to_owned(), "yes".to_owned())]));
+    let changes = |world: &mut World, labels: Option<Labels>| {
+        world.desired.labels = labels;
+        world.desired.node_mount_changes()
+    };
+    assert_eq!(changes(&mut world, None), [], "nobody knows yet");
+    assert_eq!(changes(&mut world, labelled("cpu")), []);
+    let [new] = &changes(&mut world, labelled("gpu"))[..] else { panic!("it is asked for") };
+    assert!(new.wanted);
+    world.desired.publications.insert(new.id(), new.clone());
+    assert_eq!(changes(&mut world, labelled("gpu")), []);
+    assert_eq!(changes(&mut world, None), [], "an agent that begins takes nothing away");
+    let [gone] = &changes(&mut world, labelled("cpu"))[..] else { panic!("it is given back") };
+    assert!(!gone.wanted);
 }
