@@ -25,6 +25,7 @@ use crate::api::{self, Api};
 use crate::config::{Directory, Reading};
 use crate::csi::{self, proto, registration_proto};
 use crate::door::Door;
+use crate::hands::Label;
 use crate::host::{Host, Linux, StepError, kernel};
 use crate::identity;
 use crate::kube;
@@ -49,13 +50,17 @@ pub struct Settings {
     pub recovery_jitter: Duration,
     /// How long kubelet may take to give back the volumes of a pod that is gone.
     pub orphan_patience: Duration,
+    /// What containers see shares with, where SELinux has a say.
+    pub selinux_label: Label,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("read the objects in {0}: is it the directory of your Gateways and Shares?")]
     Config(String, #[source] io::Error),
-    #[error("take the lock {0}: is the host's directory mounted into the agent's pod?")]
+    #[error(
+        "take the lock {0}: is the host's directory mounted into the agent's pod, and where SELinux enforces, is the pod's type spc_t?"
+    )]
     Lock(String, #[source] io::Error),
     #[error("prepare the host")]
     Prepare(#[source] StepError),
@@ -96,8 +101,9 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         orphan_patience: settings.orphan_patience,
     };
     let machine = Arc::new(Linux::new(paths.clone()));
-    let host =
-        Host::prepare(machine, paths.clone(), identity, window.metrics.clone()).await.map_err(AppError::Prepare)?;
+    let host = Host::prepare(machine, paths.clone(), identity, settings.selinux_label.clone(), window.metrics.clone())
+        .await
+        .map_err(AppError::Prepare)?;
     if let Some(publications) = host.forget_earlier_boot().map_err(AppError::Prepare)? {
         window.chronicle.tell(&Happening::EarlierBoot { publications });
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use humantime::Duration;
+use moorline_agent::hands::Label;
 
 /// Remote storage, moored to Kubernetes nodes: NFS through WireGuard.
 #[derive(Debug, Parser)]
@@ -55,6 +56,10 @@ pub(crate) struct Agent {
     /// How long kubelet may take to give back the volumes of a pod that is gone; then they are detached.
     #[arg(long, value_name = "DURATION", env = "MOORLINE_ORPHAN_PATIENCE", default_value = "2m")]
     pub(crate) orphan_patience: Duration,
+    /// Where the node has an SELinux policy, shares are mounted with this label, which its containers must be allowed to read and
+    /// write.
+    #[arg(long, value_name = "LABEL", env = "MOORLINE_SELINUX_LABEL", default_value = Label::DEFAULT)]
+    pub(crate) selinux_label: Label,
     /// How the log is written.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,

@@ -77,6 +77,7 @@ fn run_agent(agent: Agent) -> Exit {
         health: agent.health_address,
         recovery_jitter: agent.recovery_jitter.into(),
         orphan_patience: agent.orphan_patience.into(),
+        selinux_label: agent.selinux_label,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {

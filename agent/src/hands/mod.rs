@@ -5,6 +5,7 @@ mod abort;
 mod call;
 mod detach;
 mod errand;
+mod label;
 mod look;
 mod mark;
 mod mount;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use call::left_behind;
 pub use call::{Hands, HandsError};
+pub use label::{Label, LabelError};
 pub(crate) use mark::ENDED;
 pub(crate) use seal::is_seal;
 
@@ -166,6 +168,8 @@ pub struct Mount {
     pub soft: bool,
     pub options: MountOptions,
     pub tuning: Tuning,
+    /// What containers see its files with, where SELinux has a say.
+    pub label: Label,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -213,6 +217,11 @@ pub struct Failure {
 impl Failure {
     fn definite(message: impl Into<String>) -> Self {
         Self { definite: true, message: message.into() }
+    }
+
+    /// The same, with what it is that failed.
+    fn of(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
     }
 }
 
@@ -310,7 +319,7 @@ fn enter_host_mounts() -> Result<(), Failure> {
         None => File::open(HOST_MOUNTS).and_then(|host| sys_namespace::enter_mounts(HOST.get_or_init(|| host))),
     };
     entered.map_err(doing(
-        "enter the host's mount namespace (does the agent's pod have hostPID, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE?)",
+        "enter the host's mount namespace (does the agent's pod have hostPID, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE, and where SELinux enforces the type spc_t?)",
     ))
 }
 

@@ -9,7 +9,7 @@ use moorline_sys::namespace;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
-use super::{Failure, Mount, doing, enter_host_mounts, mark};
+use super::{Failure, Label, Mount, doing, enter_host_mounts, mark};
 use crate::killpoint::{self, Point};
 use crate::paths::{Paths, from_agent};
 
@@ -22,6 +22,8 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
     // Of an earlier one of the same name, which is gone.
     mark::remove(paths, &wanted.superblock)?;
 
+    let what = format!("mount {}:{} for Share {}", wanted.server, wanted.export, wanted.superblock.share);
+    let label = wanted.label.where_it_counts().map_err(|failure| failure.of(&what))?;
     let server = wanted.server.to_string();
     let source = match wanted.server {
         IpAddr::V4(_) => format!("{server}:{}", wanted.export),
@@ -54,8 +56,11 @@ pub(super) fn mount(paths: &Paths, wanted: &Mount) -> Result<(), Failure> {
         Setting::Flag(if read_only { "ro" } else { "rw" }),
     ];
     settings.extend(numbers.iter().map(|(name, number)| Setting::Value(name, number)));
+    // One for all, and no pod's own: a superblock has one label for good, and who may use a share is said elsewhere.
+    settings.extend(label.map(|label| Setting::Value("context", label.as_str())));
     let attributes = Attributes { read_only, no_suid: true, no_dev: true, no_exec: options.no_exec };
-    let mounted = mount::create("nfs4", &settings, attributes).map_err(|refusal| explain(wanted, &refusal))?;
+    let mounted =
+        mount::create("nfs4", &settings, attributes).map_err(|refusal| explain(&what, wanted, label, &refusal))?;
     killpoint::hit(Point::SuperblockMade);
     read_ahead(&mounted, wanted.tuning.readahead)?;
     let base = paths.base(&wanted.superblock);
@@ -79,17 +84,19 @@ fn read_ahead(mounted: &OwnedFd, kib: u32) -> Result<(), Failure> {
     fs::write(&file, kib.to_string()).map_err(doing(format!("write {file}")))
 }
 
-fn explain(wanted: &Mount, refusal: &mount::Refusal) -> Failure {
-    let Mount { superblock, server, export, .. } = wanted;
-    let what = format!("mount {server}:{export} for Share {}", superblock.share);
+fn explain(what: &str, wanted: &Mount, label: Option<&Label>, refusal: &mount::Refusal) -> Failure {
+    let Mount { superblock, export, .. } = wanted;
     match refusal.error.raw_os_error() {
         Some(nix::libc::ENOENT) => Failure::definite(format!(
             "{what}: the server at {} has no export {export}, or nothing at that path: correct the Share's spec.export or export it there: {refusal}",
             superblock.namespace.target
         )),
         Some(nix::libc::EACCES | nix::libc::EPERM) => Failure::definite(format!(
-            "{what}: the server at {} refuses this client: does it export {export} to this node's tunnel address? {refusal}",
-            superblock.namespace.target
+            "{what}: the server at {} refuses this client: does it export {export} to this node's tunnel address?{} {refusal}",
+            superblock.namespace.target,
+            label
+                .map(|label| format!(" Or SELinux refuses the agent to give it the label {label}: is its type spc_t?"))
+                .unwrap_or_default()
         )),
         _ => Failure { definite: false, message: format!("{what}: {refusal}") },
     }

@@ -14,7 +14,8 @@ use crate::paths::Paths;
 const SOURCE: &str = "moorline-seal";
 
 /// The file system that all seals are clones of. It is read-only itself, and not only its mounts: no remount of one makes
-/// it writable. Its mode keeps those without privilege from taking it for an empty share.
+/// it writable. Its mode keeps those without privilege from taking it for an empty share; so does SELinux, by the label that
+/// its policy has for a tmpfs.
 pub(super) fn make(paths: &Paths) -> Result<(), Failure> {
     let settings = [Setting::Value("source", SOURCE), Setting::Value("mode", "0"), Setting::Flag("ro")];
     let attributes = Attributes { read_only: true, no_suid: true, no_dev: true, no_exec: true };

@@ -30,7 +30,7 @@ use moorline_shared::share::Policy;
 use moorline_shared::usage::Usage;
 use moorline_shared::way::{Way, WaySeen};
 
-use crate::hands::{Done, HandsError, Mount, Namespace, Publish, Replace, Request, Work};
+use crate::hands::{Done, HandsError, Label, Mount, Namespace, Publish, Replace, Request, Work};
 use crate::killpoint::{self, Point};
 use crate::metrics::Metrics;
 use crate::paths::Paths;
@@ -101,6 +101,8 @@ pub struct Host {
     ways: Ways,
     /// Something of what gateways of scope host have on the node may be there: looking for it costs each round some calls.
     may_have_ways: AtomicBool,
+    /// What containers see shares with, where SELinux has a say.
+    label: Label,
     metrics: Metrics,
 }
 
@@ -110,12 +112,13 @@ impl Host {
         machine: Arc<dyn Machine>,
         paths: Paths,
         client_identity: ClientIdentity,
+        label: Label,
         metrics: Metrics,
     ) -> Result<Self, StepError> {
         let tunnels = Tunnels::new(machine.clone(), paths.clone());
         let ways = Ways::new(machine.clone());
         let may_have_ways = AtomicBool::new(true);
-        let host = Self { machine, paths, client_identity, tunnels, ways, may_have_ways, metrics };
+        let host = Self { machine, paths, client_identity, tunnels, ways, may_have_ways, label, metrics };
         host.hand(Work::Prepare, LOCAL).await?;
         Ok(host)
     }
@@ -313,6 +316,7 @@ impl Host {
                     soft: share.policy == Policy::Soft,
                     options: share.options,
                     tuning: *tuning,
+                    label: self.label.clone(),
                 };
                 self.hand(Work::Mount(work), REMOTE).await
             }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::hands::{HOST, Hand};
 use super::world::{DataPath, HOST_NETWORK, Shared, World, paths};
 use crate::door::Door;
-use crate::hands::{Done, HandsError, Request};
+use crate::hands::{Done, HandsError, Label, Request};
 use crate::host::{Host, Machine, MountNamespace, Promise, StepError, TunnelError};
 use crate::killpoint::Point;
 use crate::probe::Question;
@@ -68,7 +68,7 @@ async fn run(world: &Shared, life: u64, clock: Clock, window: Arc<Window>) -> Re
     let machine = Arc::new(Life { world: world.clone(), life });
     let [node, machine_id, hardware, kept] = ["node", "machine", "", "kept"].map(str::to_owned);
     let identity = ClientIdentity { node, machine: machine_id, hardware, kept };
-    let host = Host::prepare(machine, paths(), identity, window.metrics.clone()).await?;
+    let host = Host::prepare(machine, paths(), identity, Label::default(), window.metrics.clone()).await?;
     if let Some(publications) = host.forget_earlier_boot()? {
         window.chronicle.tell(&Happening::EarlierBoot { publications });
     }
