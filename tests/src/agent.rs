@@ -143,6 +143,13 @@ impl Agent {
         Container::run_to_its_end("agent-on-an-older-kernel", &spec)
     }
 
+    /// An agent like this one that is to SELinux what any container is, run until it ends.
+    #[track_caller]
+    pub fn as_any_container(&self) -> (Option<i32>, String) {
+        let spec = Spec { selinux_type: None, ..self.spec.clone() };
+        Container::run_to_its_end("agent-without-its-type", &spec)
+    }
+
     /// Replaces its objects, as a ConfigMap's change would.
     #[track_caller]
     pub fn configure(&self, objects: &str) {
@@ -348,6 +355,13 @@ struct SecurityContext {
     privileged: bool,
     capabilities: Capabilities,
     seccomp_profile: Profile,
+    se_linux_options: SeLinuxOptions,
+}
+
+#[derive(Debug, Deserialize)]
+struct SeLinuxOptions {
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -432,6 +446,7 @@ fn spec(pod: &PodSpec, node: &str) -> Spec {
         host_pid: pod.host_pid,
         host_network: pod.host_network,
         binds,
+        selinux_type: Some(security.se_linux_options.kind.clone()),
         unknown_calls: Vec::new(),
     }
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::command::{checked, output};
 use crate::kit;
 use crate::seccomp::runtime_default;
+use crate::selinux;
 use crate::wait::{eventually, poll, seconds};
 
 const STATE: &str = "/run/runc";
@@ -58,6 +59,8 @@ pub struct Spec {
     pub host_pid: bool,
     pub host_network: bool,
     pub binds: Vec<Bind>,
+    /// What SELinux knows it as, where that is not what all containers are.
+    pub selinux_type: Option<String>,
     /// System calls that its kernel seems not to know.
     pub unknown_calls: Vec<String>,
 }
@@ -220,6 +223,9 @@ fn config_json(name: &str, spec: &Spec) -> Value {
     namespaces.extend((!spec.host_network).then_some("network"));
     let namespaces: Vec<_> = namespaces.into_iter().map(|kind| json!({ "type": kind })).collect();
     let env: Vec<_> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    // A runtime gives none where they mean nothing.
+    let kind = spec.selinux_type.as_deref().unwrap_or(selinux::CONFINED);
+    let [process, mounted] = if selinux::is_on() { selinux::labels(name, kind) } else { <[String; 2]>::default() };
     let follows = spec.binds.iter().any(|bind| bind.propagation == Propagation::HostToContainer);
     json!({
         "ociVersion": "1.0.2",
@@ -230,11 +236,13 @@ fn config_json(name: &str, spec: &Spec) -> Value {
             "cwd": "/",
             "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
             "noNewPrivileges": true,
+            "selinuxLabel": process,
         },
         "root": { "path": "rootfs", "readonly": true },
         "hostname": name,
         "mounts": mounts(spec),
         "linux": {
+            "mountLabel": mounted,
             "namespaces": namespaces,
             "cgroupsPath": format!("/pods/{name}"),
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },

@@ -27,6 +27,7 @@ pub mod record;
 pub mod runner;
 pub mod scenarios;
 pub mod seccomp;
+pub mod selinux;
 pub mod site;
 pub mod wait;
 pub mod wire;

@@ -12,7 +12,7 @@ use libtest_mimic::{Arguments, ColorSetting};
 use moorline_tests::guest::Uml;
 use moorline_tests::kit::{self, Sources};
 use moorline_tests::runner::Runner;
-use moorline_tests::scenarios::Kernel;
+use moorline_tests::scenarios::{Kernel, Scenario};
 use moorline_tests::{bench, demo, guest, machine, record, scenarios};
 
 #[derive(Debug, Parser)]
@@ -161,10 +161,21 @@ struct Inside {
     color: bool,
     #[arg(long)]
     soak: bool,
+    /// What is asked for is one that has this guest to itself, by its whole name
+    #[arg(long)]
+    apart: bool,
     #[arg(long)]
     demo: bool,
     #[arg(long)]
     bench: bool,
+}
+
+impl Run {
+    /// As the runner understands it.
+    fn asks_for(&self, scenario: &Scenario) -> bool {
+        let named = |part: &String| scenario.name.contains(part.as_str());
+        self.filter.as_ref().is_none_or(named) && !self.skip.as_ref().is_some_and(named)
+    }
 }
 
 fn main() -> ExitCode {
@@ -236,6 +247,8 @@ fn run(options: &Run, what: What, take: impl FnOnce(&Path) -> io::Result<()>) ->
     let limit = Duration::from_secs(options.limit);
     let mut arguments = vec![format!("--jobs={}", options.jobs)];
     arguments.extend(io::IsTerminal::is_terminal(&io::stdout()).then(|| "--color".into()));
+    let own = if what == What::Scenarios && !options.soak { guests_of_their_own(options) } else { Vec::new() };
+    let own_arguments = arguments.clone();
     arguments.extend(options.filter.clone());
     arguments.extend(options.skip.as_ref().map(|skip| format!("--skip={skip}")));
     arguments.extend(options.soak.then(|| "--soak".into()));
@@ -245,18 +258,29 @@ fn run(options: &Run, what: What, take: impl FnOnce(&Path) -> io::Result<()>) ->
         What::Bench => (Some("--bench"), "the bench runs"),
     };
     arguments.extend(flag.map(str::to_owned));
-    let status = if options.kernel == Kernel::Newer {
-        let uml = Uml::newer(&options.newer_kernel)?;
+    let together = own.is_empty() || scenarios::chosen(options.kernel, false).any(|each| options.asks_for(each));
+    let mut status = if !together {
+        0
+    } else if options.kernel == Kernel::Newer {
+        let uml = uml(options)?;
         println!("lab: {what} in a User Mode Linux guest with a newer kernel");
-        arguments.push("--kernel=newer".into());
+        arguments.push(format!("--kernel={}", options.kernel));
         guest::run(&uml, &kit, &results, &arguments, limit)?
     } else if !options.guest && kernel_has_nfs() {
         println!("lab: this kernel has NFS: {what} on it, in namespaces of their own");
         directly(&kit, &results, &arguments, limit)?
     } else {
         println!("lab: this kernel has no NFS: {what} in a User Mode Linux guest");
-        guest::run(&Uml::installed(), &kit, &results, &arguments, limit)?
+        guest::run(&uml(options)?, &kit, &results, &arguments, limit)?
     };
+    for scenario in own {
+        println!("lab: {} runs in a guest of its own", scenario.name);
+        let results = results.join(format!("guest-of-{}", scenario.name));
+        fs::create_dir(&results)?;
+        let apart = [scenario.name.to_owned(), "--apart".into(), format!("--kernel={}", options.kernel)];
+        let arguments: Vec<String> = own_arguments.iter().cloned().chain(apart).collect();
+        status = status.max(guest::run(&uml(options)?, &kit, &results, &arguments, limit)?);
+    }
     if let Some((file, commit)) = on_record {
         let taken = record::take_in(file, &results, &commit, options.mutation.as_deref())?;
         println!("lab: {taken} rows went into {}", file.display());
@@ -271,6 +295,17 @@ fn run(options: &Run, what: What, take: impl FnOnce(&Path) -> io::Result<()>) ->
         println!("lab: logs are in {}", results.display());
     }
     Ok(ExitCode::from(status))
+}
+
+fn guests_of_their_own(options: &Run) -> Vec<&'static Scenario> {
+    scenarios::apart(options.kernel).filter(|scenario| options.asks_for(scenario)).collect()
+}
+
+fn uml(options: &Run) -> io::Result<Uml> {
+    match options.kernel {
+        Kernel::Usual => Ok(Uml::installed()),
+        Kernel::Newer => Uml::newer(&options.newer_kernel),
+    }
 }
 
 fn sources(options: &Run) -> io::Result<Sources> {
@@ -328,7 +363,7 @@ fn inside(options: Inside) -> io::Result<ExitCode> {
         return runner.demo();
     }
     let arguments = Arguments {
-        exact: options.bench,
+        exact: options.bench || options.apart,
         filter: options.filter,
         skip: options.skip.into_iter().collect(),
         test_threads: Some(options.jobs),
@@ -337,6 +372,9 @@ fn inside(options: Inside) -> io::Result<ExitCode> {
     };
     if options.bench {
         return Ok(runner.run(bench::AREAS.iter(), &arguments));
+    }
+    if options.apart {
+        return Ok(runner.run(scenarios::apart(options.kernel), &arguments));
     }
     let chosen = scenarios::chosen(options.kernel, options.soak);
     Ok(runner.run(chosen.filter(|scenario| !done.lines().any(|name| name == scenario.name)), &arguments))

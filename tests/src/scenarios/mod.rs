@@ -13,6 +13,7 @@ mod failover;
 mod faults;
 mod host_scope;
 mod kills;
+mod labels;
 mod life;
 mod mortal;
 mod namesakes;
@@ -36,6 +37,15 @@ pub enum Kernel {
     Newer,
 }
 
+impl std::fmt::Display for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Usual => "usual",
+            Self::Newer => "newer",
+        })
+    }
+}
+
 #[derive(Debug)]
 pub struct Scenario {
     pub name: &'static str,
@@ -43,6 +53,8 @@ pub struct Scenario {
     pub kernels: &'static [Kernel],
     /// Nothing runs beside it: it asserts what a guest with one CPU can't keep for several at once.
     pub alone: bool,
+    /// It changes the whole kernel that it runs on, which is a guest of its own, be this machine's kernel what it may.
+    pub apart: bool,
     pub run: fn(),
 }
 
@@ -52,7 +64,7 @@ pub struct Scenario {
 const WATCHDOG: Duration = seconds(900);
 
 pub(crate) const fn scenario(name: &'static str, run: fn()) -> Scenario {
-    Scenario { name, deadline: WATCHDOG, kernels: &[Kernel::Usual], alone: false, run }
+    Scenario { name, deadline: WATCHDOG, kernels: &[Kernel::Usual], alone: false, apart: false, run }
 }
 
 impl Scenario {
@@ -63,6 +75,10 @@ impl Scenario {
 
     const fn alone(self) -> Self {
         Self { alone: true, ..self }
+    }
+
+    const fn apart(self) -> Self {
+        Self { apart: true, ..self }
     }
 
     /// What it shows is not there on older kernels.
@@ -139,6 +155,7 @@ pub const ALL: &[Scenario] = &[
     scenario("sites_may_share_a_tree", the_lab::sites_may_share_a_tree),
     scenario("delay_is_felt", the_lab::delay_is_felt).on_both(),
     scenario("pod_has_no_privilege", the_lab::pod_has_no_privilege),
+    scenario("confined_containers_use_shares", labels::confined_containers_use_shares).apart(),
 ];
 
 /// One row of the fault matrix for each policy and access: all of them in the soak, those with `now` in every test run,
@@ -220,7 +237,13 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 pub fn chosen(kernel: Kernel, soak: bool) -> impl Iterator<Item = &'static Scenario> {
     let rows = FAULTS.iter().filter(move |row| soak || IN_EVERY_RUN.contains(&row.name));
     let rows = rows.chain(kills().filter(move |_| soak));
-    rows.chain(ALL.iter().filter(move |_| !soak)).filter(move |scenario| scenario.kernels.contains(&kernel))
+    rows.chain(ALL.iter().filter(move |scenario| !soak && !scenario.apart))
+        .filter(move |scenario| scenario.kernels.contains(&kernel))
+}
+
+/// What a run of scenarios has beside, each in a guest of its own.
+pub fn apart(kernel: Kernel) -> impl Iterator<Item = &'static Scenario> {
+    ALL.iter().filter(move |scenario| scenario.apart && scenario.kernels.contains(&kernel))
 }
 
 /// The kill points' rows of a kernel, by name.
