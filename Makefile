@@ -27,7 +27,7 @@ test: setup build
 	@tests/area begin
 	@tests/area unit 300 $(MAKE) --no-print-directory unit
 	@tests/area lab 900 $(MAKE) --no-print-directory lab
-	@tests/area kubernetes 2700 $(MAKE) --no-print-directory kubernetes
+	@tests/area kubernetes 1800 $(MAKE) --no-print-directory kubernetes
 	@tests/area end
 
 setup:
@@ -51,10 +51,7 @@ lab-others:
 	@$(BIN)/lab run --skip fault_
 
 kubernetes: build
-	@tests/kube/run smoke
-	@PEERS=1 tests/kube/run one-death
-	@tests/kube/run objects volumes citizen claims sanity in-tree jobs
-	@RUNTIME=cri-o tests/kube/run one-death
+	@tests/kube/run
 
 # The whole fault matrix, every kill point and a million seeds of the simulator, each part under an hour; what every run has
 # of them is in `make lab` and `make unit`. What passed already, as things are, is not run again: what is on record of it
