@@ -1,6 +1,6 @@
 //! Where requests come in, kubelet's and those of the agent's own socket alike: checked, then put to the loop.
 
-use moorline_shared::errand::Errand;
+use moorline_shared::errand::{Errand, Task};
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication, check_target_path};
 use moorline_shared::report::Report;
@@ -41,12 +41,16 @@ impl Door {
     /// Returns when it is done, and says what was; or that it can't be done yet, or may not be. The same may be asked for again
     /// at any time.
     pub(crate) async fn run_errand(&self, errand: Errand) -> Result<String, Denied> {
+        if errand.task == (Task::Keep {}) {
+            self.forget_errand(&errand.id).await?;
+            return Ok(format!("{} stays as it is", errand.sub_dir));
+        }
         let publication = Publication::of_errand(errand);
         self.ask(|reply| Event::Publish(publication, Wishes::default(), reply)).await.map(Option::unwrap_or_default)
     }
 
     /// Those that are on record and not done, of an earlier agent's among them.
-    pub(crate) async fn errands(&self) -> Vec<Name> {
+    pub(crate) async fn errands(&self) -> Vec<Errand> {
         let (reply, errands) = oneshot::channel();
         match self.send(Event::Errands(reply)).await {
             Ok(()) => errands.await.unwrap_or_default(),
@@ -54,11 +58,10 @@ impl Door {
         }
     }
 
-    /// It is asked for no more. What is under way may be done all the same.
-    pub(crate) async fn forget_errand(&self, id: &Name) {
+    /// It is asked for no more. What is under way may be done all the same; returns when nothing is, or not yet.
+    pub(crate) async fn forget_errand(&self, id: &Name) -> Result<(), Denied> {
         let target_path = Publication::errand_path(id);
-        // Who stops forgets it too, and the next one is not asked for it.
-        let _ = self.ask(|reply| Event::Unpublish { target_path, reply }).await;
+        self.ask(|reply| Event::Unpublish { target_path, reply }).await.map(drop)
     }
 
     /// How a volume is: from what was seen last, and never from a server itself.

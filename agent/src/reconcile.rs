@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_shared::errand::Errand;
 use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use moorline_shared::name::Name;
@@ -66,7 +67,7 @@ pub(crate) enum Event {
     },
     Report(oneshot::Sender<Report>),
     /// Which errands are on record.
-    Errands(oneshot::Sender<Vec<Name>>),
+    Errands(oneshot::Sender<Vec<Errand>>),
     /// How a volume is.
     Volume {
         target_path: String,
@@ -191,7 +192,8 @@ impl Reconciler {
         events: mpsc::Sender<Event>,
         window: Arc<Window>,
     ) -> Result<Self, StepError> {
-        let publications = host.publications()?;
+        let mut publications = host.publications()?;
+        publications.values_mut().for_each(|publication| publication.wanted &= publication.outlives_its_agent());
         window.chronicle.tell(&Happening::Adopted { publications: publications.len() });
         let returning_on_record = host.returning();
         // One that was taken back, by an agent that died before it could say so, does not return.

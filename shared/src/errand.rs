@@ -36,6 +36,8 @@ pub enum Task {
     /// With all that is in it, and nothing that is mounted there. A dry run says what would go.
     #[serde(rename_all = "camelCase")]
     Delete { dry_run: bool },
+    /// It stays as it is: whatever was asked for by the same id before is not to be done any more.
+    Keep {},
 }
 
 impl Task {

@@ -111,6 +111,12 @@ impl Publication {
         })
     }
 
+    /// Whether the next agent goes on with it of its own accord. What takes something away it is asked for anew: that may have
+    /// been thought better of while nobody was there to hear it.
+    pub fn outlives_its_agent(&self) -> bool {
+        !self.errand.as_ref().is_some_and(Task::takes_away)
+    }
+
     /// A volume of a pod's: kubelet, or somebody in its place, asks for it and gives it back.
     pub fn is_pods(&self) -> bool {
         !self.node && self.errand.is_none()
@@ -145,6 +151,16 @@ pub fn check_target_path(path: &str, allowed: &str) -> Result<(), TargetPathErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_takes_something_away_is_done_by_no_agent_that_was_not_asked_for_it() {
+        let outlives = |task| {
+            let (id, share, sub_dir) = ("u".parse().unwrap(), "data".parse().unwrap(), "a".parse().unwrap());
+            Publication::of_errand(Errand { id, share, sub_dir, task }).outlives_its_agent()
+        };
+        assert!(outlives(Task::Make { uid: 0, gid: 0, mode: 0 }) && outlives(Task::Delete { dry_run: true }));
+        assert!(![Task::Unmake {}, Task::Archive {}, Task::Delete { dry_run: false }].into_iter().any(outlives));
+    }
 
     #[test]
     fn only_normal_paths_below_the_allowed_directory_pass() {

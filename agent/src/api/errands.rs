@@ -9,7 +9,7 @@ use super::{Api, body};
 use crate::http::{Body, json};
 use crate::reconcile::Denied;
 
-const EXPECTED: &str = "{\"id\": NAME, \"share\": NAME, \"subDir\": PATH, \"task\": {\"make\": {\"uid\": N, \"gid\": N, \"mode\": N}}}, or for the task {\"unmake\": {}}, {\"archive\": {}} or {\"delete\": {\"dryRun\": BOOL}}";
+const EXPECTED: &str = "{\"id\": NAME, \"share\": NAME, \"subDir\": PATH, \"task\": {\"make\": {\"uid\": N, \"gid\": N, \"mode\": N}}}, or for the task {\"unmake\": {}}, {\"archive\": {}}, {\"keep\": {}} or {\"delete\": {\"dryRun\": BOOL}}";
 
 pub(super) async fn run(api: &Api, request: Request<Incoming>) -> Result<Response<Body>, Denied> {
     let words = api.door.run_errand(body::<Errand>(request, EXPECTED).await?).await?;

@@ -41,6 +41,7 @@ fn run(root: &OwnedFd, errand: &Errand) -> Result<String, Failure> {
         Task::Archive {} => place.archive(),
         Task::Delete { dry_run: true } => place.would_delete(),
         Task::Delete { dry_run: false } => place.delete(),
+        Task::Keep {} => Ok(format!("{} stays as it is", errand.sub_dir)),
     }
 }
 

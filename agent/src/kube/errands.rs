@@ -85,12 +85,10 @@ impl Desk {
         }
     }
 
-    /// What an earlier agent was asked for, and nobody asks for any more.
+    /// What an earlier agent was asked for, and nobody asks for any more: the same directory's may be another by now.
     async fn forget_all_but(&self, wanted: &[Errand]) {
-        for id in self.door.errands().await {
-            if wanted.iter().all(|errand| errand.id != id) {
-                self.door.forget_errand(&id).await;
-            }
+        for errand in self.door.errands().await.iter().filter(|errand| !wanted.contains(errand)) {
+            forget(&self.door, &errand.id).await;
         }
     }
 
@@ -115,7 +113,7 @@ impl Desk {
             if wanted.iter().all(|other| other.id != errand.id) {
                 // What is under way may be done all the same; the answer is nobody's.
                 let door = self.door.clone();
-                tokio::spawn(async move { door.forget_errand(&errand.id).await });
+                tokio::spawn(async move { forget(&door, &errand.id).await });
             } else {
                 replaced.insert(errand.id);
             }
@@ -129,13 +127,18 @@ impl Desk {
             let (request, is_another) = (errand.clone(), replaced.contains(&errand.id));
             let task = tokio::spawn(async move {
                 if is_another {
-                    door.forget_errand(&request.id).await;
+                    forget(&door, &request.id).await;
                 }
                 pursue(door, request, outcomes).await;
             });
             self.running.insert(errand.id.clone(), (errand, task.abort_handle()));
         }
     }
+}
+
+/// Who stops forgets it too, and what is still under way goes by itself.
+async fn forget(door: &Door, id: &Name) {
+    let _ = door.forget_errand(id).await;
 }
 
 /// One that this version does not know is nothing it could do; its own place in the status says as much, by being missing.
@@ -195,6 +198,10 @@ mod tests {
         json!({"id": id, "share": "data", "subDir": id, "task": {"archive": {}}})
     }
 
+    fn errand(id: &str) -> Errand {
+        serde_json::from_value(request(id)).unwrap()
+    }
+
     fn desk() -> (Desk, mpsc::Receiver<reconcile::Event>, watch::Receiver<Vec<Outcome>>) {
         let (events, inbox) = mpsc::channel(8);
         let (outcomes, said) = watch::channel(Vec::new());
@@ -229,9 +236,7 @@ mod tests {
         desk.take_in(Event::InitApply(node(&json!([request("a"), {"id": "of another version"}])))).await;
         let earlier = async {
             match inbox.recv().await.unwrap() {
-                reconcile::Event::Errands(reply) => {
-                    reply.send(vec!["a".parse().unwrap(), "old".parse().unwrap()]).unwrap()
-                }
+                reconcile::Event::Errands(reply) => reply.send(["a", "old"].map(errand).into()).unwrap(),
                 _ => panic!("something else is asked for"),
             }
             assert_eq!(forgotten(&mut inbox).await, "errand:old");
@@ -252,6 +257,42 @@ mod tests {
         desk.take_in(Event::Apply(node(&json!([])))).await;
         assert_eq!(*said.borrow(), []);
         assert_eq!(forgotten(&mut inbox).await, "errand:a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_earlier_agent_was_asked_for_is_forgotten_if_it_is_not_the_very_same_by_now() {
+        let (desk, mut inbox, _said) = desk();
+        let delete = |dry_run| Errand { task: Task::Delete { dry_run }, ..errand("a") };
+        let earlier = async {
+            match inbox.recv().await.unwrap() {
+                reconcile::Event::Errands(reply) => reply.send(vec![delete(false), errand("b")]).unwrap(),
+                _ => panic!("something else is asked for"),
+            }
+            assert_eq!(forgotten(&mut inbox).await, "errand:a");
+            inbox
+        };
+        let wanted = [delete(true), errand("b")];
+        let ((), mut inbox) = tokio::join!(desk.forget_all_but(&wanted), earlier);
+        assert!(inbox.try_recv().is_err(), "b is asked for as it was");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_to_stay_is_said_to_when_nothing_is_under_way_any_more() {
+        let (mut desk, mut inbox, mut said) = desk();
+        desk.take_in(Event::Apply(node(&json!([request("a")])))).await;
+        let _archiving = asked(&mut inbox).await;
+        let mut keep = request("a");
+        keep["task"] = json!({"keep": {}});
+        desk.take_in(Event::Apply(node(&json!([keep])))).await;
+        // What asked for the archive is told off first.
+        forgotten(&mut inbox).await;
+        for answer in [Err(Denied::Unavailable("its hand is at work".into())), Ok(None)] {
+            let reconcile::Event::Unpublish { reply, .. } = inbox.recv().await.unwrap() else { panic!() };
+            let state = if answer.is_ok() { State::Done } else { State::Waiting };
+            reply.send(answer).unwrap();
+            said.changed().await.unwrap();
+            assert_eq!(said.borrow_and_update()[0].state, state);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_shared::errand::Errand;
 use moorline_shared::happening::Happening;
 use moorline_shared::id::PublicationId;
 use moorline_shared::name::Name;
@@ -226,10 +227,10 @@ impl Reconciler {
         let _ = self.withdraw(id);
     }
 
-    /// Those that are wanted, by id.
-    pub(super) fn errands(&self) -> Vec<Name> {
+    /// Those that are wanted.
+    pub(super) fn errands(&self) -> Vec<Errand> {
         let wanted = self.desired.publications.values().filter(|it| it.wanted);
-        wanted.filter_map(|publication| Some(publication.as_errand()?.id)).collect()
+        wanted.filter_map(Publication::as_errand).collect()
     }
 
     pub(super) fn forget_setbacks(&mut self, id: PublicationId) {

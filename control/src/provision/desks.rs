@@ -33,6 +33,10 @@ impl Desk {
         self.status.outcomes.iter().find(|outcome| outcome.request == *errand)
     }
 
+    fn is_done(&self, errand: &Errand) -> bool {
+        self.outcome(errand).is_some_and(|outcome| outcome.state == State::Done)
+    }
+
     /// An agent has heard of it, and may do it at any time.
     fn has_taken(&self, id: &Name) -> bool {
         self.status.outcomes.iter().any(|outcome| outcome.request.id == *id)
@@ -122,13 +126,12 @@ impl<'a> Desks<'a> {
         if !desk.requests.contains(errand) {
             return self.ask(node, errand);
         }
-        let since = self.memory.asked.get(&(node.clone(), errand.id.clone())).copied().unwrap_or(self.now);
-        let late = self.now.saturating_sub(since) > PATIENCE;
+        let late = self.is_late(node, &errand.id);
         let progress = match desk.outcome(errand) {
             Some(Outcome { state: State::Failed, message, .. }) => {
                 Progress::Failed { node: node.clone(), why: message.clone() }
             }
-            outcome => Progress::Waits { node: node.clone(), why: outcome.map(|it| it.message.clone()), late },
+            _ => self.waits(node, errand),
         };
         // What takes something away stays with whoever may be doing it.
         if !late || errand.task.takes_away() && desk.has_taken(&errand.id) {
@@ -146,6 +149,29 @@ impl<'a> Desks<'a> {
         progress
     }
 
+    /// Has everybody who was asked for something by this id drop it. None once nobody may do anything any more; an agent that is
+    /// not heard of may, until its node is gone.
+    pub(crate) fn take_back(&mut self, id: &Name) -> Option<Progress> {
+        self.wanted.insert(id.clone());
+        let holds = |desk: &Desk| {
+            let taken = desk.status.outcomes.iter().map(|outcome| &outcome.request);
+            desk.requests.iter().chain(taken).find(|errand| errand.id == *id).cloned()
+        };
+        let holders: Vec<(String, Errand)> =
+            self.desks.iter().filter_map(|(node, desk)| Some((node.clone(), holds(desk)?))).collect();
+        let mut progress = None;
+        for (node, errand) in holders {
+            let keep = Errand { task: Task::Keep {}, ..errand };
+            let desk = &self.desks[&node];
+            if !desk.requests.contains(&keep) {
+                progress = Some(self.ask(&node, &keep));
+            } else if !desk.is_done(&keep) {
+                progress = Some(self.waits(&node, &keep));
+            }
+        }
+        progress
+    }
+
     /// All who were asked for something by this id.
     fn holders(&self, id: &Name) -> Vec<String> {
         let holds = |desk: &Desk| desk.requests.iter().any(|request| request.id == *id);
@@ -157,8 +183,19 @@ impl<'a> Desks<'a> {
         !self.holders(&errand.id).is_empty()
     }
 
+    fn is_late(&self, node: &str, id: &Name) -> bool {
+        let since = self.memory.asked.get(&(node.to_owned(), id.clone())).copied().unwrap_or(self.now);
+        self.now.saturating_sub(since) > PATIENCE
+    }
+
+    fn waits(&self, node: &str, errand: &Errand) -> Progress {
+        let why = self.desks.get(node).and_then(|desk| desk.outcome(errand)).map(|outcome| outcome.message.clone());
+        Progress::Waits { node: node.to_owned(), why, late: self.is_late(node, &errand.id) }
+    }
+
     fn ask(&mut self, node: &str, errand: &Errand) -> Progress {
         self.forget_at(node, &errand.id);
+        self.memory.asked.insert((node.to_owned(), errand.id.clone()), self.now);
         if let Some(desk) = self.desks.get_mut(node) {
             desk.requests.push(errand.clone());
         }
@@ -198,7 +235,8 @@ impl<'a> Desks<'a> {
         best.map(|(node, _)| node.clone())
     }
 
-    /// Whatever nobody wants any more is forgotten. What was to be made for a claim that is gone is unmade first.
+    /// Whatever nobody wants any more is forgotten. What was to be made for a claim that is gone is unmade first, and who may be
+    /// taking something away has to say that he is not.
     pub(crate) fn clear_up(&mut self, is_ours: impl Fn(&Name) -> bool, is_made: impl Fn(&Name) -> bool) {
         let wanted = &self.wanted;
         for desk in self.desks.values_mut() {
@@ -207,11 +245,15 @@ impl<'a> Desks<'a> {
             for errand in idle {
                 desk.requests.retain(|request| request.id != errand.id);
                 let over = desk.outcome(&errand).is_some_and(|outcome| outcome.state != State::Waiting);
+                let done = desk.is_done(&errand);
                 match errand.task {
                     Task::Make { .. } if !is_made(&errand.id) => {
                         desk.requests.push(Errand { task: Task::Unmake {}, ..errand });
                     }
-                    Task::Unmake {} if !over => desk.requests.push(errand),
+                    Task::Unmake {} | Task::Keep {} if !over => desk.requests.push(errand),
+                    Task::Archive {} | Task::Delete { dry_run: false } if !done => {
+                        desk.requests.push(Errand { task: Task::Keep {}, ..errand });
+                    }
                     _ => {}
                 }
             }
@@ -351,10 +393,44 @@ mod tests {
             desks.changes().pop().map(|(_, desk)| desk.requests)
         };
         let unmake = errand("gone", Task::Unmake {});
+        let keep = errand("old", Task::Keep {});
         before.get_mut("a").unwrap().requests = clear(&before).unwrap();
-        assert_eq!(before["a"].requests, [make("theirs"), unmake.clone()]);
+        assert_eq!(before["a"].requests, [make("theirs"), unmake.clone(), keep.clone()]);
         assert_eq!(clear(&before), None);
         says(&mut before, "a", &unmake, State::Done);
-        assert_eq!(clear(&before).unwrap(), [make("theirs")]);
+        assert_eq!(clear(&before).unwrap(), [make("theirs"), keep.clone()]);
+        before.get_mut("a").unwrap().requests = vec![keep.clone(), errand("done", Task::Archive {})];
+        says(&mut before, "a", &errand("done", Task::Archive {}), State::Done);
+        assert_eq!(clear(&before).unwrap(), std::slice::from_ref(&keep));
+        before.get_mut("a").unwrap().requests = vec![keep.clone()];
+        says(&mut before, "a", &keep, State::Done);
+        assert_eq!(clear(&before).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_taken_back_may_be_done_until_all_who_have_it_say_that_it_is_not() {
+        let delete = errand("u", Task::Delete { dry_run: false });
+        let keep = errand("u", Task::Keep {});
+        let mut before = BTreeMap::from(["a", "b", "c"].map(|name| (name.to_owned(), desk())));
+        before.get_mut("a").unwrap().requests = vec![delete.clone()];
+        // Taken up once, and not in the object any more.
+        says(&mut before, "b", &delete, State::Waiting);
+        let mut memory = Memory::default();
+        let mut take_back = |before: &mut BTreeMap<String, Desk>, now| {
+            let there = before.clone();
+            let mut round = Desks::new(&there, &mut memory, Duration::from_secs(now));
+            let progress = round.take_back(&delete.id);
+            before.extend(round.changes());
+            progress
+        };
+        assert!(matches!(take_back(&mut before, 0), Some(Progress::Waits { late: false, .. })));
+        assert_eq!(
+            before.values().map(|it| it.requests.clone()).collect::<Vec<_>>(),
+            [vec![keep.clone()], vec![keep.clone()], vec![]]
+        );
+        says(&mut before, "b", &keep, State::Done);
+        assert!(matches!(take_back(&mut before, 31), Some(Progress::Waits { node, late: true, .. }) if node == "a"));
+        says(&mut before, "a", &keep, State::Done);
+        assert_eq!(take_back(&mut before, 32), None);
     }
 }

@@ -272,6 +272,47 @@ fn an_admin_may_keep_the_directory_after_all() {
 }
 
 #[test]
+fn who_was_asked_to_delete_a_directory_says_that_it_does_not_before_its_volume_goes() {
+    let leaves = |cluster: &mut Cluster| {
+        cluster
+            .change_volume("pvc-u1", |volume| volume.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH)));
+    };
+    let lets_go = |cluster: &mut Cluster| {
+        let acts = acts(&cluster.world, &mut cluster.memory, cluster.now);
+        acts.iter().any(|act| matches!(act, Act::LetGo { .. }))
+    };
+    for looked_at_between in [false, true] {
+        let mut cluster = claimed(&json!({"share": "data", "onDelete": "delete"}));
+        cluster.delete_claim("u1");
+        cluster.round();
+        assert_eq!(cluster.asked()[0].1.task, Task::Delete { dry_run: false });
+        cluster.change_volume("pvc-u1", |volume| {
+            volume.spec.as_mut().unwrap().persistent_volume_reclaim_policy = Some("Retain".into());
+        });
+        if looked_at_between {
+            cluster.round();
+        }
+        leaves(&mut cluster);
+        assert!(!lets_go(&mut cluster), "its agent may be about to delete it");
+        cluster.round();
+        assert_eq!(cluster.asked()[0].1.task, Task::Keep {});
+        cluster.now += 2 * desks::PATIENCE;
+        let (reason, note) = told(&mut cluster);
+        assert!(
+            reason == "VolumeFailedDelete" && note.contains("node a was asked to take its directory away"),
+            "{note}"
+        );
+        let mut without = cluster.world.desks.clone();
+        std::mem::swap(&mut cluster.world.desks, &mut without);
+        cluster.world.desks.remove("a");
+        assert!(lets_go(&mut cluster), "the node is gone for good");
+        cluster.world.desks = without;
+        cluster.agents_do(State::Done, "it stays");
+        assert!(lets_go(&mut cluster));
+    }
+}
+
+#[test]
 fn what_an_agent_refuses_is_said_and_the_next_one_asked() {
     let mut cluster = Cluster::new(&json!({"share": "data"}));
     cluster.claim("u1", "scratch");

@@ -31,7 +31,7 @@ fn release(volume: &PersistentVolume, world: &World, desks: &mut Desks) -> Resul
     if policy != Some("Delete") {
         // An admin keeps the directory.
         let held = volume.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
-        return Ok((is_leaving && held).then(|| let_go(volume)));
+        return if is_leaving && held { give_up(volume, desks) } else { Ok(None) };
     }
     if !matches!(phase, Some("Released" | "Failed")) {
         return Ok(None);
@@ -43,7 +43,7 @@ fn release(volume: &PersistentVolume, world: &World, desks: &mut Desks) -> Resul
         None => {
             return Err(format!("its annotation {ON_DELETE} is none of retain, archive and delete: write one of them"));
         }
-        Some(OnDelete::Retain) => return Ok(Some(let_go(volume))),
+        Some(OnDelete::Retain) => return give_up(volume, desks),
         Some(OnDelete::Archive) => Task::Archive {},
         Some(OnDelete::Delete) => Task::Delete { dry_run },
     };
@@ -57,6 +57,18 @@ fn release(volume: &PersistentVolume, world: &World, desks: &mut Desks) -> Resul
         ))),
         Progress::Done(_) => Ok(Some(let_go(volume))),
         progress => explain(&progress).map_or(Ok(None), Err),
+    }
+}
+
+/// Its directory stays: nobody who was asked to take it away may do that when it is gone.
+fn give_up(volume: &PersistentVolume, desks: &mut Desks) -> Result<Option<Act>, String> {
+    let id = volume.name_any().strip_prefix(volume_name("").as_str()).and_then(|uid| uid.parse().ok());
+    match id.and_then(|id| desks.take_back(&id)) {
+        None => Ok(Some(let_go(volume))),
+        Some(Progress::Waits { node, late: true, .. }) => Err(format!(
+            "the agent of node {node} was asked to take its directory away, and has not said yet that it does not: the volume goes when it has. Should that node be gone for good, delete its Node object"
+        )),
+        Some(_) => Ok(None),
     }
 }
 
