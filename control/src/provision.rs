@@ -31,6 +31,8 @@ const FINALIZER: &str = "moorline.io/directory";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const ON_DELETE: &str = "moorline.io/on-delete";
 const DRY_RUN: &str = "moorline.io/dry-run";
+/// Its directory was there before: it is taken away with no volume.
+const FOUND: &str = "moorline.io/found";
 const SHARE: &str = "share";
 const SUB_DIR: &str = "subDir";
 /// Requests of the CSI service: claims are told by their UID.

@@ -40,6 +40,21 @@ pub enum Task {
     Keep {},
 }
 
+impl Errand {
+    /// What an agent says of a directory that it was to make, and that it has found: no agent ever takes it away.
+    pub fn was_there(&self) -> String {
+        format!("{} was there", self.sub_dir)
+    }
+
+    /// Why such a one stays.
+    pub fn is_not_ours(&self) -> String {
+        format!(
+            "{} was not made for this claim, and so it stays: it was there before. To give up the volume without it, set persistentVolumeReclaimPolicy: Retain and delete the PersistentVolume",
+            self.sub_dir
+        )
+    }
+}
+
 impl Task {
     /// Whether something may be gone when it is done.
     pub fn takes_away(&self) -> bool {

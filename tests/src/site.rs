@@ -294,6 +294,14 @@ impl Site {
         self.export(export, &self.tree.0.join(export), number + 1);
     }
 
+    /// From now on the root of a node is nobody to this export, as servers have it that are told nothing else.
+    #[track_caller]
+    pub fn squash(&self, export: &str) {
+        let number = EXPORTS.iter().position(|name| *name == export).expect("one of its exports");
+        let options = OPTIONS.replace("no_root_squash", "root_squash");
+        self.inside.sh(&format!("exportfs -o {options},fsid={} '*:/run/exports/{export}'; exportfs -f", number + 1));
+    }
+
     /// In a moment when nobody can ask: the directory is there before it is an export of its own, and would be taken for it.
     #[track_caller]
     fn export(&self, export: &str, directory: &Path, id: usize) {

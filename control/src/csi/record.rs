@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostPa
 use kube::{Api, Client, ResourceExt};
 use moorline_shared::name::Name;
 use moorline_shared::sub_dir::SubDir;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::provision::OF_CSI;
@@ -27,6 +27,8 @@ pub(super) struct Record {
     pub(super) on_delete: OnDelete,
     pub(super) dry_run: bool,
     pub(super) bytes: u64,
+    /// Its directory was there before, and stays.
+    pub(super) found: bool,
 }
 
 /// A volume's name may be anything; an object's may not. None if it could not be one of ours.
@@ -49,6 +51,7 @@ impl Record {
             on_delete: OnDelete::read(said("onDelete")?)?,
             dry_run: said("dryRun")? == "true",
             bytes: said("bytes")?.parse().ok()?,
+            found: said("found").is_some_and(|found| found == "true"),
             name,
         })
     }
@@ -61,6 +64,7 @@ impl Record {
             ("onDelete", self.on_delete.as_str().to_owned()),
             ("dryRun", self.dry_run.to_string()),
             ("bytes", self.bytes.to_string()),
+            ("found", self.found.to_string()),
         ];
         ConfigMap {
             metadata: ObjectMeta {
@@ -101,7 +105,15 @@ impl Records {
     }
 
     pub(super) async fn grow(&self, id: &str, bytes: u64) -> Result<(), kube::Error> {
-        let patch = Patch::Merge(json!({"data": {"bytes": bytes.to_string()}}));
+        self.note(id, &json!({"bytes": bytes.to_string()})).await
+    }
+
+    pub(super) async fn note_found(&self, id: &str) -> Result<(), kube::Error> {
+        self.note(id, &json!({"found": "true"})).await
+    }
+
+    async fn note(&self, id: &str, data: &Value) -> Result<(), kube::Error> {
+        let patch = Patch::Merge(json!({"data": data}));
         self.api.patch(id, &PatchParams::default(), &patch).await.map(drop)
     }
 
@@ -127,6 +139,7 @@ mod tests {
             on_delete: OnDelete::Delete,
             dry_run: false,
             bytes: 7,
+            found: true,
         };
         assert_eq!(Record::of(&record.object()), Some(record.clone()));
         let mut other = record.object();

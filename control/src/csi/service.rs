@@ -67,8 +67,8 @@ impl<C: Fn() -> Moment> Controller<C> {
         self.sight.world().ok_or_else(blind)
     }
 
-    /// Until an agent has done it, and nobody is asked for it any more.
-    async fn run(&self, errand: &Errand) -> Result<(), Status> {
+    /// Until an agent has done it, and nobody is asked for it any more. What it said.
+    async fn run(&self, errand: &Errand) -> Result<String, Status> {
         let mut ticks = self.ticks.clone();
         let mut said = "no agent has been asked yet".to_owned();
         let done = timeout(PATIENCE, async {
@@ -77,7 +77,7 @@ impl<C: Fn() -> Moment> Controller<C> {
                 match self.pursue(errand).await? {
                     Progress::Done(words) => {
                         info!("{}: {words}", errand.id);
-                        return Ok(());
+                        return Ok(words);
                     }
                     Progress::Failed { node, why } => {
                         self.forget(&errand.id).await?;
@@ -94,11 +94,10 @@ impl<C: Fn() -> Moment> Controller<C> {
                 }
             }
         });
-        match done.await {
-            Ok(outcome) => outcome?,
-            Err(_) => return Err(Status::unavailable(format!("{said}; call again"))),
-        }
-        self.forget(&errand.id).await
+        let Ok(outcome) = done.await else { return Err(Status::unavailable(format!("{said}; call again"))) };
+        let words = outcome?;
+        self.forget(&errand.id).await?;
+        Ok(words)
     }
 
     async fn pursue(&self, errand: &Errand) -> Result<Progress, Status> {
@@ -144,7 +143,7 @@ impl<C: Fn() -> Moment> Controller<C> {
         let Some(there) = self.records.find(wanted.id.as_str()).await.map_err(|error| api(&error))? else {
             return Ok(None);
         };
-        let same = Record { bytes: there.bytes, ..wanted.clone() } == there;
+        let same = Record { bytes: there.bytes, found: there.found, ..wanted.clone() } == there;
         let fits = there.bytes >= wanted.bytes && (limit == 0 || there.bytes <= limit);
         if same && fits {
             return Ok(Some(there));
@@ -253,6 +252,7 @@ impl Wish {
             on_delete: class.on_delete,
             dry_run: class.dry_run,
             bytes,
+            found: false,
             id,
         };
         Ok(Self { class, record, namespace })
@@ -292,7 +292,9 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
         let task = Task::Make { uid: class.uid, gid: class.gid, mode: class.mode };
         let errand =
             Errand { id: record.id.clone(), share: record.share.clone(), sub_dir: record.sub_dir.clone(), task };
-        self.run(&errand).await?;
+        if self.run(&errand).await? == errand.was_there() {
+            self.records.note_found(record.id.as_str()).await.map_err(|error| api(&error))?;
+        }
         let context = [("share", record.share.to_string()), ("subDir", record.sub_dir.to_string())];
         Ok(Response::new(v1::CreateVolumeResponse {
             volume: Some(v1::Volume {
@@ -321,6 +323,9 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
             self.alone(&record, &world, false).await?;
             let errand =
                 Errand { id: record.id.clone(), share: record.share.clone(), sub_dir: record.sub_dir.clone(), task };
+            if record.found {
+                return Err(Status::failed_precondition(errand.is_not_ours()));
+            }
             self.run(&errand).await?;
             if record.dry_run {
                 return Err(Status::failed_precondition(

@@ -16,7 +16,9 @@ use super::class::{Class, OnDelete};
 use super::desks::{Desks, Progress};
 use super::template::Names;
 use super::territory::Territory;
-use super::{Act, DRY_RUN, FINALIZER, ON_DELETE, PROVISIONED_BY, SHARE, SUB_DIR, Word, World, explain, volume_name};
+use super::{
+    Act, DRY_RUN, FINALIZER, FOUND, ON_DELETE, PROVISIONED_BY, SHARE, SUB_DIR, Word, World, explain, volume_name,
+};
 
 /// Whose a claim is, as Kubernetes says since 1.23 and said before.
 const PROVISIONER: [&str; 2] =
@@ -86,7 +88,10 @@ fn provide(
     alone(&errand, &volume, world, desks)?;
     let near = claim.annotations().get(SELECTED_NODE).map(String::as_str);
     match desks.pursue(&errand, share, near) {
-        Progress::Done(_) => Ok(Some(Act::MakeVolume(Box::new(volume_of(claim, class, &said, &errand))))),
+        Progress::Done(words) => {
+            let found = words == errand.was_there();
+            Ok(Some(Act::MakeVolume(Box::new(volume_of(claim, class, &said, &errand, found)))))
+        }
         progress => explain(&progress).map_or(Ok(None), Err),
     }
 }
@@ -126,7 +131,13 @@ fn alone(errand: &Errand, volume: &str, world: &World, desks: &Desks) -> Result<
     }
 }
 
-fn volume_of(claim: &PersistentVolumeClaim, class: &StorageClass, said: &Class, errand: &Errand) -> PersistentVolume {
+fn volume_of(
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    said: &Class,
+    errand: &Errand,
+    found: bool,
+) -> PersistentVolume {
     let name = volume_name(errand.id.as_str());
     let spec = claim.spec.clone().unwrap_or_default();
     let requested = spec.resources.and_then(|resources| resources.requests).and_then(|mut it| it.remove("storage"));
@@ -136,12 +147,15 @@ fn volume_of(claim: &PersistentVolumeClaim, class: &StorageClass, said: &Class, 
     if said.dry_run {
         annotations.insert(DRY_RUN.to_owned(), "true".to_owned());
     }
+    if found {
+        annotations.insert(FOUND.to_owned(), "true".to_owned());
+    }
     let attributes = [(SHARE, errand.share.to_string()), (SUB_DIR, errand.sub_dir.to_string())];
     PersistentVolume {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             annotations: Some(annotations),
-            finalizers: (said.on_delete != OnDelete::Retain).then(|| vec![FINALIZER.to_owned()]),
+            finalizers: (said.on_delete != OnDelete::Retain && !found).then(|| vec![FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeSpec {

@@ -163,6 +163,24 @@ fn a_directory_stays_is_put_aside_or_deleted_as_its_class_said() {
 }
 
 #[test]
+fn a_directory_that_was_there_is_taken_away_with_no_volume() {
+    for on_delete in ["archive", "delete"] {
+        let mut cluster = Cluster::new(&json!({"share": "data", "subDir": "theirs", "onDelete": on_delete}));
+        cluster.claim("u1", "scratch");
+        cluster.round();
+        cluster.agents_do(State::Done, "theirs was there");
+        cluster.round();
+        cluster.bind();
+        cluster.delete_claim("u1");
+        let (reason, note) = told(&mut cluster);
+        assert!(reason == "VolumeFailedDelete" && note.starts_with("theirs was not made for this claim"), "{note}");
+        cluster.round();
+        assert!(cluster.asked().iter().all(|(_, errand)| !errand.task.takes_away()), "{:?}", cluster.asked());
+        assert_eq!(cluster.world.volumes[0].finalizers(), [""; 0], "nothing holds it when an admin deletes it");
+    }
+}
+
+#[test]
 fn a_dry_run_says_what_would_go_until_it_is_taken_out() {
     let mut cluster = claimed(&json!({"share": "data", "onDelete": "delete", "dryRun": "true"}));
     cluster.delete_claim("u1");

@@ -8,7 +8,9 @@ use moorline_shared::share::{Access, Share};
 use super::class::OnDelete;
 use super::desks::{Desks, Progress};
 use super::territory::Territory;
-use super::{Act, DRY_RUN, FINALIZER, OF_CSI, ON_DELETE, Word, World, directory, explain, is_provisioned, volume_name};
+use super::{
+    Act, DRY_RUN, FINALIZER, FOUND, OF_CSI, ON_DELETE, Word, World, directory, explain, is_provisioned, volume_name,
+};
 
 const LET_GO: &str = "To give up the volume and keep the directory, set persistentVolumeReclaimPolicy: Retain and delete the PersistentVolume";
 
@@ -48,6 +50,9 @@ fn release(volume: &PersistentVolume, world: &World, desks: &mut Desks) -> Resul
         Some(OnDelete::Delete) => Task::Delete { dry_run },
     };
     let (errand, share) = errand(volume, task, world)?;
+    if annotation(FOUND).is_some() {
+        return Err(errand.is_not_ours());
+    }
     match desks.pursue(&errand, share, None) {
         Progress::Done(words) if dry_run => Ok(Some(Word::of(
             volume,

@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use moorline_agent::killpoint::{Chapter, Place, Point};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Kernel;
 use super::direct::kernel_is_newer;
@@ -269,26 +269,30 @@ fn hiding(deaths: &[Death]) {
     lab.agent.leaves_nothing(&before);
 }
 
-/// What it made is there once, and found so when it is asked for again.
+/// What it made is there once, and found so when it is asked for again; and what it put aside is.
 fn on_an_errand(deaths: &[Death]) {
     let mut lab = Lab::start();
     let before = mounts::of("self");
     lab.agent.strike_at(deaths);
-    let errand = json!({
-        "id": "claim-1", "share": "checkpoints", "subDir": "team/claim",
-        "task": {"make": {"uid": 1000, "gid": 1000, "mode": 0o770}},
-    });
-    let did = lab.agent.outlast("the directory is made", seconds(60), |agent| {
-        match agent.may_answer("PUT", "/v1/errands", &errand) {
-            Some((200, did)) => Ok(did["did"].as_str().unwrap_or_default().to_owned()),
-            other => Err(other),
-        }
-    });
-    lab.agent.were_struck(deaths);
-    assert_eq!(did, "made team/claim");
-    lab.agent.gets_ready();
-    let names: Vec<String> = lab.site.tree().names().into_iter().filter(|name| name.contains("team")).collect();
-    assert_eq!(names, ["checkpoints/team", "checkpoints/team/.moorline-made-claim-1", "checkpoints/team/claim"]);
+    let done = |lab: &mut Lab, task: Value| {
+        let errand = json!({"id": "claim-1", "share": "checkpoints", "subDir": "team/claim", "task": task});
+        let did = lab.agent.outlast("it is done", seconds(60), |agent| {
+            match agent.may_answer("PUT", "/v1/errands", &errand) {
+                Some((200, did)) => Ok(did["did"].as_str().unwrap_or_default().to_owned()),
+                other => Err(other),
+            }
+        });
+        lab.agent.were_struck(deaths);
+        lab.agent.gets_ready();
+        let names = lab.site.tree().names().into_iter();
+        (did, names.filter_map(|name| Some(name.strip_prefix("checkpoints/team/")?.to_owned())).collect::<Vec<_>>())
+    };
+    let (did, names) = done(&mut lab, json!({"make": {"uid": 1000, "gid": 1000, "mode": 0o770}}));
+    assert_eq!((did.as_str(), names), ("made team/claim", vec![".moorline-made-claim-1".into(), "claim".into()]));
+    lab.agent.strike_at(deaths);
+    let (did, names) = done(&mut lab, json!({"archive": {}}));
+    let aside = "archived-claim-claim-1";
+    assert_eq!((did, names), (format!("team/claim is {aside} now"), vec![aside.to_owned()]));
     lab.agent.leaves_nothing(&before);
 }
 

@@ -108,13 +108,14 @@ pub(super) fn errands_stay_in_their_share() {
     let node = Node::new("node1");
     let site = Site::start(&node, "a");
     let deletes = objects::share_with("scratch", "gw", "checkpoints", "ReadWrite", "allowDelete: true");
-    let agent = Agent::start(&node, &format!("{}---\n{deletes}", objects::usual(false, &[&site])));
+    let mut agent = Agent::start(&node, &format!("{}---\n{deletes}", objects::usual(false, &[&site])));
     let before = mounts::of("self");
-    let ask = |share: &str, path: &str, task: Value| {
-        let errand = json!({"id": "c1", "share": share, "subDir": path, "task": task});
+    let of_claim = |agent: &Agent, id: &str, share: &str, path: &str, task: Value| {
+        let errand = json!({"id": id, "share": share, "subDir": path, "task": task});
         let (status, told) = agent.api("PUT", "/v1/errands", Some(&errand));
         (status, told["did"].as_str().or(told["error"].as_str()).unwrap_or_default().to_owned())
     };
+    let ask = |share: &str, path: &str, task: Value| of_claim(&agent, "c1", share, path, task);
     let make = json!({"make": {"uid": 1000, "gid": 1000, "mode": 0o750}});
     let delete = json!({"delete": {"dryRun": false}});
     assert_eq!(ask("scratch", "team/one", make.clone()), (200, "made team/one".into()));
@@ -141,17 +142,62 @@ pub(super) fn errands_stay_in_their_share() {
     let dry = ask("scratch", "team/one", json!({"delete": {"dryRun": true}}));
     assert_eq!(dry, (200, "team/one would be deleted, with 1 files and 1 directories in it".into()));
     assert_eq!(
-        ask("scratch", "team/one", delete),
+        ask("scratch", "team/one", delete.clone()),
         (200, "team/one is deleted, with 1 files and 1 directories in it".into())
     );
     assert_eq!(ask("checkpoints", "mine", json!({"archive": {}})), (200, "mine is archived-mine-c1 now".into()));
     let names = site.tree().names();
     assert!(names.contains("checkpoints/archived-mine-c1") && !names.contains("checkpoints/team/one"), "{names:?}");
     assert!(names.contains("checkpoints/team") && names.contains("datasets/theirs"), "{names:?}");
-    eventually("nothing is left mounted for it", seconds(20), || {
-        let left: Vec<Mount> = mounts::of("self").into_iter().filter(|mount| !before.contains(mount)).collect();
-        if left.is_empty() { Ok(()) } else { Err(left) }
+
+    // In a directory that all may write to anybody makes a mark.
+    sh(
+        "cd /srv/a/checkpoints && mkdir -p victim/deep && mkdir -m 700 .moorline-made-c2 && chown 1000:1000 .moorline-made-c2",
+    );
+    for task in [delete.clone(), json!({"archive": {}})] {
+        let (status, said) = of_claim(&agent, "c2", "scratch", "victim", task);
+        assert!(status == 422 && said.contains("was not made for this claim"), "{status}: {said}");
+    }
+    assert!(site.tree().names().contains("checkpoints/victim/deep"));
+
+    // Nobody asks the next agent for it: it may have been thought better of.
+    assert_eq!(of_claim(&agent, "c3", "scratch", "team/two", make.clone()), (200, "made team/two".into()));
+    eventually("no call of it is on its way", seconds(20), || left_over(&before));
+    site.blackhole();
+    let (status, said) = of_claim(&agent, "c3", "scratch", "team/two", delete.clone());
+    assert_eq!(status, 503, "{said}");
+    agent.restart();
+    site.heal();
+    let made = eventually("the server is back", seconds(60), || {
+        let (status, said) = of_claim(&agent, "c4", "scratch", "team/three", make.clone());
+        if status == 200 { Ok(said) } else { Err(said) }
     });
+    assert_eq!(made, "made team/three");
+    throughout("what was to be deleted stays", seconds(3), || {
+        let names = site.tree().names();
+        if names.contains("checkpoints/team/two") { Ok(()) } else { Err(names) }
+    });
+    assert_eq!(
+        of_claim(&agent, "c3", "scratch", "team/two", delete.clone()),
+        (200, "team/two is deleted, with 0 files and 0 directories in it".into()),
+        "asked for again it is done"
+    );
+
+    site.squash("checkpoints");
+    let (status, said) = of_claim(&agent, "c5", "scratch", "squashed", make);
+    assert!(status == 422 && said.contains("export with no_root_squash"), "{status}: {said}");
+    let unmade = of_claim(&agent, "c5", "scratch", "squashed", json!({"unmake": {}}));
+    assert_eq!(unmade, (200, "squashed is not there".into()));
+    let nobody = json!({"make": {"uid": 65534, "gid": 65534, "mode": 0o750}});
+    assert_eq!(of_claim(&agent, "c6", "scratch", "squashed", nobody), (200, "made squashed".into()));
+    let (status, said) = of_claim(&agent, "c6", "scratch", "squashed", delete);
+    assert_eq!((status, said.as_str()), (200, "squashed is deleted, with 0 files and 0 directories in it"));
+    eventually("nothing is left mounted for it", seconds(20), || left_over(&before));
+}
+
+fn left_over(before: &[Mount]) -> Result<(), Vec<Mount>> {
+    let left: Vec<Mount> = mounts::of("self").into_iter().filter(|mount| !before.contains(mount)).collect();
+    if left.is_empty() { Ok(()) } else { Err(left) }
 }
 
 /// What kubelet asks of a volume is answered from what was seen last: how full it is, and what is wrong while its server is
