@@ -478,6 +478,7 @@ mod tests {
             read_only: false,
             pod: Pod { namespace: "training".into(), name: "job".into(), uid: "u".into() },
             sole: None,
+            inline: false,
             errand: None,
             node: false,
             wanted: true,

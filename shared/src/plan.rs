@@ -67,6 +67,8 @@ impl Desired {
             Ok(())
         } else if self.objects.withdrawn.contains(name) {
             Err(Refusal::Withdrawn(name.clone()))
+        } else if publication.inline && share.not_inline {
+            Err(Refusal::NotInline(name.clone()))
         } else {
             // One that was not heard of yet may have any.
             let labels = self.namespaces.as_ref().and_then(|all| all.get(namespace));
@@ -146,6 +148,10 @@ pub enum Refusal {
         "Share {share} is not for namespace {namespace:?}: its spec.namespaces must list it, or its spec.namespaceSelector take the namespace's labels"
     )]
     OtherNamespace { share: Name, namespace: String },
+    #[error(
+        "Share {0} is for PersistentVolumes alone (spec.inline: false): claim one by a StorageClass of the Share, and name the claim in the pod"
+    )]
+    NotInline(Name),
     #[error(
         "Share {share} is for namespaces by their labels, and those of {namespace:?} are not known yet: the API server must be asked first"
     )]

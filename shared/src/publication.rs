@@ -24,6 +24,9 @@ pub struct Publication {
     /// Who may not have its volume as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sole: Option<Sole>,
+    /// A pod's own, and no PersistentVolume.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inline: bool,
     /// A node mount: asked for by its Share, for whoever uses the node's own file system.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node: bool,
@@ -76,6 +79,7 @@ impl Publication {
             read_only: share.access == Access::ReadOnly,
             pod: Pod::default(),
             sole: None,
+            inline: false,
             errand: None,
             node: true,
             wanted: true,
@@ -91,6 +95,7 @@ impl Publication {
             read_only: false,
             pod: Pod::default(),
             sole: None,
+            inline: false,
             node: false,
             errand: Some(errand.task),
             wanted: true,

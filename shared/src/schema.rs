@@ -214,6 +214,10 @@ pub struct ShareSpec {
     /// A claim's directory may be deleted with the claim, where its StorageClass says `onDelete: delete`; not by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_delete: Option<bool>,
+    /// Whether pods may have volumes of it by themselves, of any of its directories; they may by default. With false it is for
+    /// PersistentVolumes and claims alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inline: Option<bool>,
 }
 
 /// A Kubernetes LabelSelector.
@@ -390,6 +394,7 @@ mod tests {
             node_mount: Some("/mnt/data".into()),
             node_selector: Some(selector()),
             allow_delete: Some(true),
+            inline: Some(false),
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Share {
     /// Directories of claims may be deleted with them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_delete: bool,
+    /// It is for PersistentVolumes, and no pod has a volume of it by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_inline: bool,
 }
 
 impl Share {

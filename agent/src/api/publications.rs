@@ -38,6 +38,7 @@ impl From<Wanted> for Publication {
             read_only,
             pod,
             sole: None,
+            inline: false,
             errand: None,
             node: false,
             wanted: true,

@@ -48,6 +48,7 @@ pub(super) fn publication(request: proto::NodePublishVolumeRequest) -> Result<(P
         read_only: request.readonly || reads || wishes.read_only(),
         pod: attributes.pod,
         sole,
+        inline: attributes.ephemeral,
         errand: None,
         node: false,
         wanted: true,
@@ -160,6 +161,8 @@ mod tests {
         }
         // Kubelet says ReadWriteOnce of every inline volume; many pods of a Job may have it all the same.
         assert_eq!(publication(request(Mode::SingleNodeMultiWriter, true)).unwrap().0.sole, None);
+        let inline = [true, false].map(|own| publication(request(Mode::MultiNodeMultiWriter, own)).unwrap().0.inline);
+        assert_eq!(inline, [true, false]);
     }
 
     #[test]

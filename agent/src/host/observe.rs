@@ -228,6 +228,7 @@ fn strays(
             read_only: superblock.is_none_or(|superblock| !superblock.user.writes()),
             pod: Pod { namespace: String::new(), name: uid.clone(), uid },
             sole: None,
+            inline: false,
             errand: None,
             node: false,
             wanted: true,

@@ -48,7 +48,7 @@ impl From<Refusal> for Denied {
         let message = refusal.to_string();
         match refusal {
             Refusal::NoShare(_) | Refusal::Withdrawn(_) => Self::NotFound(message),
-            Refusal::OtherNamespace { .. } => Self::Forbidden(message),
+            Refusal::OtherNamespace { .. } | Refusal::NotInline(_) => Self::Forbidden(message),
             Refusal::UnknownLabels { .. } => Self::Unavailable(message),
             Refusal::ReadOnly(_) => Self::Conflict(message),
             Refusal::OtherNode { .. } | Refusal::OtherPod { .. } | Refusal::MayNotDelete(_) => Self::Failed(message),
@@ -351,9 +351,11 @@ impl Reconciler {
     }
 }
 
-/// Whether a request is the one that led to what is on record. Its Share may have made that read-only.
+/// Whether a request is the one that led to what is on record. Its Share may have made that read-only; what kind of a volume it
+/// is an earlier agent has not written down.
 fn is_call_for(request: &Publication, there: &Publication) -> bool {
-    Publication { read_only: request.read_only || there.read_only, ..request.clone() } == *there
+    let read_only = request.read_only || there.read_only;
+    Publication { read_only, inline: there.inline, ..request.clone() } == *there
 }
 
 /// Whether it is on record that a publication was taken back. If not, a new agent would take it for wanted: nobody may be
@@ -389,6 +391,7 @@ mod tests {
             read_only,
             pod: Pod { namespace: "a".into(), name: "p".into(), uid: "u".into() },
             sole: None,
+            inline: false,
             errand: None,
             node: false,
             wanted: true,
@@ -397,6 +400,10 @@ mod tests {
         assert!(is_call_for(&reads, &reads) && is_call_for(&writes, &writes));
         assert!(is_call_for(&writes, &reads), "its Share was ReadOnly when it was asked for");
         assert!(!is_call_for(&reads, &writes), "who may only read gets nothing to write to");
+        assert!(
+            is_call_for(&Publication { inline: true, ..reads.clone() }, &reads),
+            "it was put on record by an earlier agent"
+        );
         let part = Publication { sub_dir: Some("a".parse().unwrap()), ..writes.clone() };
         assert!(!is_call_for(&part, &writes), "another directory");
         let other = Publication { share: "other".parse().unwrap(), ..writes.clone() };

@@ -239,6 +239,7 @@ impl Kubelet {
                 read_only,
                 pod: Pod { namespace: slot.namespace.into(), name: format!("pod{}", self.slot), uid: self.uid.clone() },
                 sole: None,
+                inline: false,
                 errand: None,
                 node: false,
                 wanted: true,

@@ -189,6 +189,7 @@ fn share(rng: &mut Rng, index: usize, gateways: &[Gateway]) -> Share {
         node_mount: None,
         node_selector: None,
         allow_delete: false,
+        not_inline: false,
         namespaces: if rng.u32(..6) == 0 { Namespaces::Only(only) } else { Namespaces::All },
     }
 }

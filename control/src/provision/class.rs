@@ -15,7 +15,8 @@ const UID: &str = "uid";
 const GID: &str = "gid";
 const MODE: &str = "mountPermissions";
 const KNOWN: &str = "share, subDir, onDelete, dryRun, uid, gid and mountPermissions";
-/// Whoever the pod runs as may use its directory, which no other claim's pods see.
+/// Whoever the pod runs as may use its directory. Other claims' pods do not see it, and who may have the Share's root does: the
+/// Share's `inline: false` is against that.
 const DEFAULT_MODE: u32 = 0o777;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

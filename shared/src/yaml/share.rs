@@ -26,6 +26,7 @@ pub(super) struct RawShare {
     node_mount: Option<Spanned<String>>,
     node_selector: Option<Spanned<RawSelector>>,
     allow_delete: Option<Spanned<String>>,
+    inline: Option<Spanned<String>>,
 }
 
 /// As Kubernetes writes a LabelSelector.
@@ -71,6 +72,7 @@ impl Document<'_> {
             None => Err(self.problem(selector, "spec.nodeSelector", "is for spec.nodeMount, and there is none".into())),
         });
         let allow_delete = spec.allow_delete.as_ref().map(|text| self.truth(text, "spec.allowDelete")).transpose()?;
+        let inline = spec.inline.as_ref().map(|text| self.truth(text, "spec.inline")).transpose()?;
         Ok(Share {
             name: self.name(&raw.metadata)?,
             gateway: self.value(&spec.gateway, "spec.gateway", "the name of a Gateway")?,
@@ -82,6 +84,7 @@ impl Document<'_> {
             node_mount: node_mount.transpose()?,
             node_selector: node_selector.transpose()?,
             allow_delete: allow_delete.unwrap_or_default(),
+            not_inline: inline == Some(false),
         })
     }
 

@@ -594,3 +594,19 @@ fn a_way_whose_gateway_says_another_address_is_made_anew() {
     let seen = &world.observed.ways[&target];
     assert!(seen.carried && seen.way.server.to_string() == "10.0.0.9");
 }
+
+#[test]
+fn a_share_that_is_for_claims_is_no_pods_own() {
+    let mut world = World::new(true);
+    let name = World::publication(0).share;
+    world.desired.objects.shares.get_mut(&name).unwrap().not_inline = true;
+    let of_volume = World::publication(0);
+    let inline = Publication { inline: true, ..of_volume.clone() };
+    assert_eq!(world.desired.may_begin(&inline), Err(Refusal::NotInline(name.clone())));
+    assert_eq!(world.desired.may_begin(&of_volume), Ok(()));
+    world.desired.returning.insert(inline.id());
+    assert_eq!(world.desired.may_begin(&inline), Ok(()), "its pod has had it");
+    world.desired.returning.clear();
+    world.desired.objects.shares.get_mut(&name).unwrap().not_inline = false;
+    assert_eq!(world.desired.may_begin(&inline), Ok(()));
+}

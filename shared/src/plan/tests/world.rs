@@ -74,6 +74,7 @@ impl World {
             pod: if node { Pod::default() } else { Pod { uid: slot.to_string(), ..Pod::default() } },
             sole: None,
             errand: None,
+            inline: false,
             node,
             wanted: true,
         }
