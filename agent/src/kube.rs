@@ -73,7 +73,7 @@ fn is_outdated(error: &watcher::Error) -> bool {
 fn explain(error: &watcher::Error, kind: &str) -> String {
     match answer(error) {
         Some(Status { code: 401 | 403, message, .. }) => {
-            format!("{message}: may the agent's ServiceAccount get, list and watch {kind}? Its roles must be bound")
+            format!("{message}: may the agent's ServiceAccount list and watch {kind}? Its roles must be bound")
         }
         Some(Status { code, message, .. }) => format!("the API server answers {code}: {message}"),
         None => format!("{}: is the API server away?", chain(error)),

@@ -200,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn openshift_lets_restricted_pods_have_inline_volumes() {
+        let driver: Value = serde_saphyr::from_str(include_str!("../../manifests/csidriver.yaml")).unwrap();
+        // As its documentation has it; without the label a driver counts as privileged.
+        assert_eq!(driver["metadata"]["labels"]["security.openshift.io/csi-ephemeral-volume-profile"], "restricted");
+    }
+
+    #[test]
     fn who_is_waited_for_is_named() {
         let status: NodeStatus = serde_json::from_value(serde_json::json!({
             "version": "1",
