@@ -299,7 +299,7 @@ fn on_an_errand(deaths: &[Death]) {
 /// Each time the node stays after all, and the agent that is there by then takes care of what is there.
 fn shutting_down(shutdowns: &[Vec<Death>]) {
     // Enough for a flush in a guest that is short of time.
-    let logind = Logind::start(60);
+    let logind = Logind::start(25);
     let mut lab = Lab::start();
     let before = mounts::of("self");
     let draft = Draft::new("pod").with_share(&lab.node, &lab.agent, "datasets", true);

@@ -79,7 +79,7 @@ impl Agent {
     /// Somebody came by each of these points.
     #[track_caller]
     pub(super) fn were_struck(&mut self, deaths: &[Death]) {
-        self.outlast("somebody comes by", seconds(20), |agent| {
+        self.outlast("somebody comes by", seconds(30), |agent| {
             let spared: Vec<Point> =
                 deaths.iter().map(|(point, _)| *point).filter(|point| agent.spared(*point)).collect();
             if spared.is_empty() { Ok(()) } else { Err(spared) }
