@@ -12,12 +12,13 @@ pub(crate) mod report;
 use std::env;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kube::config::InClusterError;
 use kube::core::Status;
 use kube::runtime::watcher;
 use kube::{Client, Config};
+use moorline_shared::cluster::{SILENCE, WATCH};
 
 use crate::reconcile::chain;
 
@@ -25,11 +26,6 @@ use crate::reconcile::chain;
 pub(crate) type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-
-/// How long one watch lasts, in seconds: its end is the only sign of life where nothing changes.
-const WATCH: u32 = 30;
-/// A connection that is silent for longer is dead. Without this a request waits as long as TCP tries: a quarter of an hour.
-const SILENCE: Duration = Duration::from_secs(WATCH as u64 + 5);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {

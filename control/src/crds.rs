@@ -1,14 +1,12 @@
 //! The kinds of objects that there are, as an API server is told of them.
 
 use kube_core::schema::StructuralSchemaRewriter;
+use moorline_shared::cluster::{GROUP, VERSION};
 use moorline_shared::schema::{GatewaySpec, ShareSpec};
 use moorline_shared::status::{GatewayStatus, NodeSpec, NodeStatus, ShareStatus};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
-
-const GROUP: &str = "moorline.io";
-const VERSION: &str = "v1alpha1";
 
 #[derive(Debug, thiserror::Error)]
 #[error("write the CustomResourceDefinitions as YAML")]

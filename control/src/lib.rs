@@ -1,5 +1,6 @@
 //! What concerns the cluster as a whole, and no node: it needs no privilege anywhere.
 
+mod agents;
 pub mod controller;
 pub mod convert;
 pub mod crds;

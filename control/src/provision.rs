@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVo
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Resource, ResourceExt};
 use moorline_csi::DRIVER;
+use moorline_shared::cluster::{SHARE, SUB_DIR};
 use moorline_shared::errand::Errand;
 use moorline_shared::name::Name;
 use moorline_shared::selector::Labels;
@@ -27,14 +28,12 @@ use desks::{Desk, Desks, Memory, Moment, Progress};
 use territory::Territory;
 
 /// Held by what the directory is to be put in order for, before it goes.
-const FINALIZER: &str = "moorline.io/directory";
+pub(crate) const FINALIZER: &str = "moorline.io/directory";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const ON_DELETE: &str = "moorline.io/on-delete";
 const DRY_RUN: &str = "moorline.io/dry-run";
 /// Its directory was there before: it is taken away with no volume.
 const FOUND: &str = "moorline.io/found";
-const SHARE: &str = "share";
-const SUB_DIR: &str = "subDir";
 /// Requests of the CSI service: claims are told by their UID.
 pub(crate) const OF_CSI: &str = "csi-";
 
@@ -174,7 +173,7 @@ impl World {
 }
 
 /// The share of a volume of this driver, and its directory there.
-fn directory(volume: &PersistentVolume) -> Option<(&str, &str)> {
+pub(crate) fn directory(volume: &PersistentVolume) -> Option<(&str, &str)> {
     let csi = volume.spec.as_ref()?.csi.as_ref().filter(|csi| csi.driver == DRIVER)?;
     let attributes = csi.volume_attributes.as_ref()?;
     Some((attributes.get(SHARE)?, attributes.get(SUB_DIR).map_or("", String::as_str)))

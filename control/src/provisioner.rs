@@ -36,9 +36,13 @@ impl Provisioner {
         Self { client, sight, memory: Memory::default(), teller }
     }
 
-    pub(crate) async fn settle(&mut self, now: Moment) {
+    /// As long as it is this one that acts.
+    pub(crate) async fn settle(&mut self, leads: impl Fn() -> bool, now: Moment) {
         let Some(world) = self.sight.world() else { return };
         for act in acts(&world, &mut self.memory, now) {
+            if !leads() {
+                return;
+            }
             let what = describe(&act);
             match self.run(act, now).await {
                 Ok(()) => {}

@@ -12,7 +12,8 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta}
 use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use moorline_shared::cluster::{GROUP, SILENCE, VERSION, WATCH};
 use moorline_shared::errand::Errand;
 use moorline_shared::status::NodeStatus;
 use moorline_shared::yaml::{self, Object};
@@ -23,9 +24,6 @@ use tracing::warn;
 use crate::leases;
 use crate::provision::World;
 use crate::provision::desks::Desk;
-
-pub(crate) const GROUP: &str = "moorline.io";
-pub(crate) const VERSION: &str = "v1alpha1";
 
 /// A sign for each change.
 pub(crate) type Changes = BoxStream<'static, ()>;
@@ -102,7 +100,7 @@ impl Sight {
     }
 }
 
-fn is_ready<K>(store: &Store<K>) -> bool
+pub(crate) fn is_ready<K>(store: &Store<K>) -> bool
 where
     K: Resource + Clone + 'static,
     K::DynamicType: Eq + Hash + Clone,
@@ -129,7 +127,7 @@ impl World {
     fn take_in(&mut self, kind: &str, object: &DynamicObject) {
         let name = object.name_any();
         let document = json!({
-            "apiVersion": "moorline.io/v1alpha1",
+            "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": kind,
             "metadata": {"name": name},
             "spec": object.data.get("spec"),
@@ -149,6 +147,15 @@ impl World {
     }
 }
 
+/// A request that is not answered fails: nobody else would act as long as it waits.
+pub(crate) async fn connect() -> Result<Client, kube::Error> {
+    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    config.read_timeout = Some(SILENCE);
+    // Counted from the request, not from when its connection was last used.
+    config.reset_reader_on_write = true;
+    Client::try_from(config)
+}
+
 pub(crate) fn resource(kind: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind), plural)
 }
@@ -162,7 +169,8 @@ where
     let name = K::plural(&kind).into_owned();
     let writer = Writer::new(kind);
     let store = writer.as_reader();
-    let stream = watcher(api, watcher::Config::default().labels(labels)).default_backoff().reflect(writer);
+    let config = watcher::Config::default().labels(labels).timeout(WATCH);
+    let stream = watcher(api, config).default_backoff().reflect(writer);
     let mut heard = true;
     let signs = stream.filter_map(move |event| {
         let sign = match event {

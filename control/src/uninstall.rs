@@ -8,12 +8,12 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 use kube_core::gvk::ParseGroupVersionError;
+use moorline_shared::cluster::{GROUP, VERSION};
 use moorline_shared::status::NodeStatus;
 use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::controller::status_of;
-use crate::sight::{GROUP, VERSION};
 
 /// What `kubectl apply -k manifests` makes, in its order.
 const MANIFESTS: [&str; 8] = [

@@ -2,6 +2,7 @@
 //! and the report that comes back. No I/O, no clock, no randomness, no runtime.
 
 pub mod client;
+pub mod cluster;
 pub mod errand;
 pub mod gateway;
 pub mod happening;

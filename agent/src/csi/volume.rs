@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use moorline_csi::capability;
+use moorline_shared::cluster::{SHARE, SUB_DIR};
 use moorline_shared::name::Name;
 use moorline_shared::publication::{Pod, Publication, Sole};
 use moorline_shared::sub_dir::SubDir;
@@ -13,9 +14,6 @@ use tonic::Status;
 use super::proto;
 use proto::volume_capability::access_mode::Mode;
 
-/// What a volume may say of itself.
-const SHARE: &str = "share";
-const SUB_DIR: &str = "subDir";
 /// What kind of a volume it is; there is one kind.
 const MODE: &str = "mode";
 const POD_NAME: &str = "csi.storage.k8s.io/pod.name";

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use moorline_shared::cluster::{GROUP, VERSION};
 use moorline_shared::errand::{Errand, Outcome, State};
 use moorline_shared::name::Name;
 use serde_json::Value;
@@ -16,7 +17,6 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::objects::{GROUP, VERSION};
 use super::{WATCH, explain, is_outdated};
 use crate::door::Door;
 use crate::reconcile::Denied;

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use moorline_shared::cluster::{LEASE as LABEL, OF_A_VOLUME as LABELLED};
 use moorline_shared::id::fingerprint;
 use moorline_shared::observed::Leases;
 use tokio::sync::{mpsc, watch};
@@ -21,9 +22,6 @@ use tracing::{debug, info, warn};
 use super::{WATCH, WallClock, explain, is_outdated};
 use crate::reconcile::{Claims, Event, chain};
 
-/// What tells these Leases from others.
-const LABEL: &str = "moorline.io/lease";
-const LABELLED: &str = "volume";
 /// The volume's handle, which may be no label.
 const VOLUME: &str = "moorline.io/volume";
 /// From a request that failed to the next.

@@ -7,6 +7,7 @@ use futures_util::stream::select_all;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
+use moorline_shared::cluster::{GROUP, VERSION};
 use moorline_shared::yaml;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -14,9 +15,6 @@ use tracing::{debug, info, warn};
 
 use super::{WATCH, answer, explain, is_outdated};
 use crate::config::{Good, Reading};
-
-pub(super) const GROUP: &str = "moorline.io";
-pub(super) const VERSION: &str = "v1alpha1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {

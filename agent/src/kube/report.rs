@@ -48,12 +48,16 @@ pub(crate) async fn keep(
         let moved: BTreeMap<String, String> =
             moved.filter_map(|it| Some((it.share.as_ref()?.to_string(), it.at.clone()))).collect();
         let mut pause = PERIOD;
+        // It was there, and somebody deleted it: it is made again soon.
+        let known = writer.recoveries.is_some();
         if let Ok(report) = door.report().await {
             let status = NodeStatus { outcomes: outcomes.borrow_and_update().clone(), ..NodeStatus::of(&report) };
             match timeout(PATIENCE, writer.write(status, moved)).await {
                 Ok(Ok(())) => {}
                 Err(_) => pause = BETWEEN,
-                Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => {
+                Ok(Err(kube::Error::Api(status)))
+                    if matches!(status.code, 401 | 403) || status.code == 404 && !known =>
+                {
                     if said.as_ref() != Some(&status.message) {
                         warn!("{}: the cluster is not told how this node is", status.message);
                         said = Some(status.message);
@@ -74,7 +78,8 @@ pub(crate) async fn keep(
         tokio::select! {
             changed = news.changed() => if changed.is_err() { return },
             changed = outcomes.changed() => if changed.is_err() { return },
-            () = sleep(pause) => {}
+            // Written again, which changes nothing unless somebody deleted it.
+            () = sleep(pause) => writer.written = None,
         }
     }
 }
