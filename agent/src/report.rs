@@ -45,6 +45,7 @@ fn share_report(share: &Share, desired: &Desired, observed: &Observed, now: Mome
         policy: share.policy.to_string(),
         target: current.map(|id| id.namespace.target.target.to_string()),
         publications,
+        withdrawn: desired.objects.withdrawn.contains(&share.name),
         waiting: plan::waiting(desired, observed, now, share)
             .filter(|_| publications > 0)
             .map(|waiting| waiting.explain(share)),

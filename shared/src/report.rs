@@ -45,6 +45,9 @@ pub struct ShareReport {
     /// The target that serves it.
     pub target: Option<String>,
     pub publications: usize,
+    /// Its object is gone, and pods that have it keep it: no other gets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
     /// In words, what it waits for.
     pub waiting: Option<String>,
 }

@@ -18,6 +18,9 @@ pub struct NodeStatus {
     /// The Shares by name, for a column.
     #[serde(default)]
     pub summary: String,
+    /// How many Shares a new pod can have here: those of the cluster and those of files.
+    #[serde(default)]
+    pub offered: u32,
     /// The Shares that are used on the node.
     #[serde(default)]
     pub shares: Vec<NodeShare>,
@@ -95,8 +98,10 @@ impl NodeStatus {
         let known =
             report.tunnels.iter().filter(|it| it.state == TunnelState::Attached && it.server != ServerState::Unknown);
         let shares: Vec<NodeShare> = shares.filter(|it| it.volumes + it.pending > 0 || it.node_mount).collect();
+        let offered = report.shares.iter().filter(|share| !share.withdrawn).count();
         Self {
             version: report.version.clone(),
+            offered: u32::try_from(offered).unwrap_or(u32::MAX),
             summary: listed(shares.iter().map(|share| share.name.clone())),
             shares,
             servers: known
@@ -237,6 +242,7 @@ impl GatewayStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::ShareReport;
 
     fn node(volumes: u32, waits: Option<&str>, recovered: Option<&str>, answers: bool) -> NodeStatus {
         NodeStatus {
@@ -250,6 +256,30 @@ mod tests {
             servers: vec![NodeServer { gateway: "gw".into(), target: "a".into(), answers }],
             ..NodeStatus::default()
         }
+    }
+
+    #[test]
+    fn a_share_that_is_withdrawn_is_offered_to_nobody() {
+        let share = |name: &str, withdrawn: bool| ShareReport {
+            name: name.into(),
+            gateway: "gw".into(),
+            access: "ReadOnly".into(),
+            policy: "hard".into(),
+            target: None,
+            publications: 0,
+            withdrawn,
+            waiting: None,
+        };
+        let report = Report {
+            node: "n".into(),
+            version: "1".into(),
+            shares: vec![share("a", false), share("b", true)],
+            mounts: Vec::new(),
+            publications: Vec::new(),
+            tunnels: Vec::new(),
+            problems: Vec::new(),
+        };
+        assert_eq!(NodeStatus::of(&report).offered, 1);
     }
 
     #[test]

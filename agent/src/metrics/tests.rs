@@ -32,6 +32,7 @@ fn full_report() -> Report {
             policy: "hard".into(),
             target: Some("a".into()),
             publications: 1,
+            withdrawn: false,
             waiting: None,
         }],
         mounts: vec![MountReport {
