@@ -25,7 +25,7 @@ use moorline_shared::share::Share;
 use serde_json::Value;
 
 use desks::{Desk, Desks, Memory, Moment, Progress};
-use territory::Territory;
+use territory::{Server, Servers, Territory};
 
 /// Held by what the directory is to be put in order for, before it goes.
 pub(crate) const FINALIZER: &str = "moorline.io/directory";
@@ -46,8 +46,8 @@ pub(crate) struct World {
     pub(crate) shares: BTreeMap<Name, Share>,
     /// Shares that may not be used, and why.
     pub(crate) bad_shares: BTreeMap<String, String>,
-    /// Gateways, and the addresses of their servers.
-    pub(crate) servers: Vec<(Name, String)>,
+    /// Of Gateways.
+    pub(crate) servers: Servers,
     /// Labels of namespaces.
     pub(crate) namespaces: BTreeMap<String, Labels>,
     pub(crate) desks: BTreeMap<String, Desk>,
@@ -164,11 +164,17 @@ impl World {
 
     fn territories(&self, volume: &PersistentVolume) -> Vec<Territory> {
         if let Some((share, sub_dir)) = directory(volume) {
-            return vec![Territory::of(&self.shares, share, sub_dir)];
+            return vec![self.territory(share, sub_dir)];
         }
         let Some(nfs) = volume.spec.as_ref().and_then(|spec| spec.nfs.as_ref()) else { return Vec::new() };
-        let gateways = self.servers.iter().filter(|(_, server)| *server == nfs.server);
-        gateways.map(|(gateway, _)| Territory::at(gateway, &nfs.path)).collect()
+        let is_theirs = |server: &Server| server.address().to_string() == nfs.server;
+        let gateways = self.servers.iter().filter(|(_, servers)| servers.iter().any(is_theirs));
+        gateways.map(|(gateway, _)| Territory::at(gateway, &self.servers, &nfs.path)).collect()
+    }
+
+    /// A directory of a Share.
+    pub(crate) fn territory(&self, share: &str, sub_dir: &str) -> Territory {
+        Territory::of(&self.shares, &self.servers, share, sub_dir)
     }
 }
 

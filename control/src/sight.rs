@@ -24,6 +24,7 @@ use tracing::warn;
 use crate::leases;
 use crate::provision::World;
 use crate::provision::desks::Desk;
+use crate::provision::territory::Server;
 
 /// A sign for each change.
 pub(crate) type Changes = BoxStream<'static, ()>;
@@ -135,8 +136,7 @@ impl World {
         match yaml::parse_object(&format!("{kind}/{name}"), &document.to_string()).map(|located| located.object) {
             Ok(Object::Share(share)) => drop(self.shares.insert(share.name.clone(), share)),
             Ok(Object::Gateway(gateway)) => {
-                let servers = gateway.targets.iter().map(|target| target.server.to_string());
-                self.servers.extend(servers.map(|server| (gateway.name.clone(), server)));
+                self.servers.insert(gateway.name.clone(), Server::all_of(&gateway));
             }
             Err(_) if kind == "Gateway" => {}
             Err(problem) => drop(self.bad_shares.insert(name.clone(), problem.to_string())),

@@ -19,7 +19,6 @@ use super::record::{Record, Records, id_of};
 use crate::provision::class::{Class, OnDelete};
 use crate::provision::desks::{Desks, Memory, Moment, Progress};
 use crate::provision::template::{DEFAULT, NAMELESS, Names};
-use crate::provision::territory::Territory;
 use crate::provision::{World, explain};
 use crate::provisioner;
 use crate::sight::Sight;
@@ -156,8 +155,7 @@ impl<C: Fn() -> Moment> Controller<C> {
 
     /// Whether nobody else has its directory; `both` ways, or only in it.
     async fn alone(&self, record: &Record, world: &World, both: bool) -> Result<(), Status> {
-        let territory =
-            |record: &Record| Territory::of(&world.shares, record.share.as_str(), &record.sub_dir.to_string());
+        let territory = |record: &Record| world.territory(record.share.as_str(), &record.sub_dir.to_string());
         let mine = territory(record);
         let volume = world.other_owner(&mine, |volume| {
             let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());

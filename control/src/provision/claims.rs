@@ -15,7 +15,6 @@ use moorline_shared::wishes::Wishes;
 use super::class::{Class, OnDelete};
 use super::desks::{Desks, Progress};
 use super::template::Names;
-use super::territory::Territory;
 use super::{
     Act, DRY_RUN, FINALIZER, FOUND, ON_DELETE, PROVISIONED_BY, SHARE, SUB_DIR, Word, World, explain, volume_name,
 };
@@ -111,14 +110,13 @@ fn possible(claim: &PersistentVolumeClaim) -> Result<(), String> {
 
 /// Whether nobody else has the directory, nor one in it.
 fn alone(errand: &Errand, volume: &str, world: &World, desks: &Desks) -> Result<(), String> {
-    let territory = |sub_dir: &str, share: &str| Territory::of(&world.shares, share, sub_dir);
-    let mine = territory(&errand.sub_dir.to_string(), errand.share.as_str());
+    let mine = world.territory(errand.share.as_str(), &errand.sub_dir.to_string());
     let cure = "let the StorageClass's subDir hold ${pv.metadata.name}, or the claim have another name";
     if let Some(other) = world.other_owner(&mine, |other| other.name_any() == volume) {
         return Err(format!("{} of Share {} is PersistentVolume {other}'s: {cure}", errand.sub_dir, errand.share));
     }
     let coming = desks.making(&errand.id).find(|other| {
-        let theirs = territory(&other.sub_dir.to_string(), other.share.as_str());
+        let theirs = world.territory(other.share.as_str(), &other.sub_dir.to_string());
         mine.contains(&theirs) || theirs.contains(&mine)
     });
     match coming {

@@ -260,7 +260,8 @@ fn nothing_is_deleted_that_may_be_somebody_elses() {
     // The same by kubelet's own NFS.
     refused(
         &|it| {
-            it.world.servers = vec![("gw".parse().unwrap(), "10.0.0.7".into())];
+            let server = territory::Server::OnNode("10.0.0.7".parse().unwrap());
+            it.world.servers = [("gw".parse().unwrap(), [server].into())].into();
             let nfs = json!({"server": "10.0.0.7", "path": "/data/training/scratch-pvc-u1/deep"});
             let volume = json!({"metadata": {"name": "plain"}, "spec": {"nfs": nfs}});
             it.world.volumes.push(std::sync::Arc::new(serde_json::from_value(volume).unwrap()));
@@ -287,6 +288,23 @@ fn an_admin_may_keep_the_directory_after_all() {
     cluster.change_volume("pvc-u1", |volume| volume.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH)));
     let acts = acts(&cluster.world, &mut cluster.memory, cluster.now);
     assert!(matches!(&acts[..], [Act::LetGo { delete: false, finalizers, .. }] if finalizers.is_empty()), "{acts:?}");
+}
+
+#[test]
+fn a_volume_that_was_made_available_again_goes_without_its_directory() {
+    let mut cluster = claimed(&json!({"share": "data", "onDelete": "delete"}));
+    cluster.delete_claim("u1");
+    cluster.change_volume("pvc-u1", |volume| {
+        volume.spec.as_mut().unwrap().claim_ref = None;
+        volume.status.as_mut().unwrap().phase = Some("Available".into());
+    });
+    assert_eq!(cluster.round(), [], "another claim may have it");
+    cluster.change_volume("pvc-u1", |volume| volume.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH)));
+    let acts = acts(&cluster.world, &mut cluster.memory, cluster.now);
+    let [Act::Tell(word), Act::LetGo { delete: false, finalizers, .. }] = &acts[..] else { panic!("{acts:?}") };
+    assert!(word.reason == "VolumeKeepsDirectory" && finalizers.is_empty(), "{word:?}");
+    cluster.change_volume("pvc-u1", |volume| volume.status.as_mut().unwrap().phase = Some("Bound".into()));
+    assert_eq!(cluster.round(), [], "its claim has it yet");
 }
 
 #[test]

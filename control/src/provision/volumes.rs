@@ -7,7 +7,6 @@ use moorline_shared::share::{Access, Share};
 
 use super::class::OnDelete;
 use super::desks::{Desks, Progress};
-use super::territory::Territory;
 use super::{
     Act, DRY_RUN, FINALIZER, FOUND, OF_CSI, ON_DELETE, Word, World, directory, explain, is_provisioned, volume_name,
 };
@@ -19,9 +18,13 @@ pub(super) fn acts(world: &World, desks: &mut Desks) -> Vec<Act> {
         .volumes
         .iter()
         .filter(|volume| is_provisioned(volume) && directory(volume).is_some() && !is_of_csi(volume));
-    ours.filter_map(|volume| match release(volume, world, desks) {
-        Ok(act) => act,
-        Err(note) => Some(Word::of(&**volume, "VolumeFailedDelete", true, note)),
+    ours.flat_map(|volume| match release(volume, world, desks) {
+        Ok(act) if act.is_some() && is_nobodys(volume) => {
+            let note = "it is deleted, and no claim has let go of it: its directory stays, whatever its class said";
+            vec![Word::of(&**volume, "VolumeKeepsDirectory", false, note.to_owned())].into_iter().chain(act).collect()
+        }
+        Ok(act) => Vec::from_iter(act),
+        Err(note) => vec![Word::of(&**volume, "VolumeFailedDelete", true, note)],
     })
     .collect()
 }
@@ -30,7 +33,7 @@ fn release(volume: &PersistentVolume, world: &World, desks: &mut Desks) -> Resul
     let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
     let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
     let is_leaving = volume.metadata.deletion_timestamp.is_some();
-    if policy != Some("Delete") {
+    if policy != Some("Delete") || is_nobodys(volume) {
         // An admin keeps the directory.
         let held = volume.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
         return if is_leaving && held { give_up(volume, desks) } else { Ok(None) };
@@ -63,6 +66,12 @@ fn release(volume: &PersistentVolume, world: &World, desks: &mut Desks) -> Resul
         Progress::Done(_) => Ok(Some(let_go(volume))),
         progress => explain(&progress).map_or(Ok(None), Err),
     }
+}
+
+/// Its claim was taken from it by an admin, and no other has come: it is being deleted all the same.
+fn is_nobodys(volume: &PersistentVolume) -> bool {
+    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+    volume.metadata.deletion_timestamp.is_some() && matches!(phase, None | Some("Pending" | "Available"))
 }
 
 /// Its directory stays: nobody who was asked to take it away may do that when it is gone.
@@ -99,7 +108,7 @@ fn errand<'a>(volume: &PersistentVolume, task: Task, world: &'a World) -> Result
     let share_name =
         share.parse().map_err(|error: moorline_shared::name::NameError| readable("share", error.to_string()))?;
     let errand = Errand { id, share: share_name, sub_dir, task };
-    let mine = Territory::of(&world.shares, share, &errand.sub_dir.to_string());
+    let mine = world.territory(share, &errand.sub_dir.to_string());
     if let Some(other) = world.other_owner(&mine, |other| other.name_any() == name) {
         return Err(format!(
             "{} of Share {share} is PersistentVolume {other}'s as well, and so it stays: delete that one first. {LET_GO}",
