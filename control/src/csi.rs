@@ -3,6 +3,7 @@
 
 mod record;
 mod service;
+mod wish;
 
 use std::fs;
 use std::io;
@@ -56,3 +57,6 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     }
     UnixListener::bind(socket)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource, ResourceExt};
 use moorline_shared::errand::Errand;
+use moorline_shared::name::Name;
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
 use crate::provision::desks::{Memory, Moment};
 use crate::provision::{Act, Word, acts};
-use crate::sight::{Sight, resource};
+use crate::sight::{Sight, requests, resource};
 
 const CONTROLLER: &str = "moorline.io/controller";
 /// What the API server takes for a note.
@@ -107,6 +108,25 @@ pub(crate) async fn ask(client: &Client, node: &str, version: &str, requests: &[
     api.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
 }
 
+/// Takes a request back. Read anew as often as somebody else has written meanwhile: its agent does all the time.
+pub(crate) async fn take_back(client: &Client, node: &str, id: &Name) -> Result<(), kube::Error> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource("MoorlineNode", "moorlinenodes"));
+    let only = ListParams::default().fields(&format!("metadata.name={node}"));
+    loop {
+        let Some(object) = api.list(&only).await?.items.pop() else { return Ok(()) };
+        let asked = requests(&object);
+        let rest: Vec<Errand> = asked.iter().filter(|request| request.id != *id).cloned().collect();
+        if rest.len() == asked.len() {
+            return Ok(());
+        }
+        match ask(client, node, &object.resource_version().unwrap_or_default(), &rest).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            other => return other,
+        }
+    }
+}
+
 fn describe(act: &Act) -> String {
     match act {
         Act::Ask { node, .. } => format!("ask the agent of node {node}"),
@@ -156,7 +176,57 @@ fn shortened(note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::Bytes;
+    use hyper::{Request, Response};
+    use kube::client::Body;
+
     use super::*;
+
+    fn request(id: &str) -> Value {
+        json!({"id": id, "share": "data", "subDir": id, "task": {"archive": {}}})
+    }
+
+    #[tokio::test]
+    async fn a_request_is_taken_back_though_its_agent_writes_meanwhile() {
+        let patches: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let seen = patches.clone();
+        let api_server = tower::service_fn(move |asked: Request<Body>| {
+            let seen = seen.clone();
+            async move {
+                let is_patch = asked.method() == "PATCH";
+                let body = asked.into_body().collect().await.unwrap().to_bytes();
+                let mut seen = seen.lock().unwrap();
+                if is_patch {
+                    seen.push(serde_json::from_slice(&body).unwrap());
+                }
+                let node = json!({
+                    "apiVersion": "moorline.io/v1alpha1", "kind": "MoorlineNode",
+                    "metadata": {"name": "n", "resourceVersion": (seen.len() + 1).to_string()},
+                    "spec": {"requests": [request("csi-a"), request("theirs")]},
+                });
+                let (code, answer) = match (is_patch, seen.len()) {
+                    (true, 1) => {
+                        (409, json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409}))
+                    }
+                    (true, _) => (200, node),
+                    (false, _) => {
+                        let list = json!({"apiVersion": "moorline.io/v1alpha1", "kind": "MoorlineNodeList", "metadata": {}, "items": [node]});
+                        (200, list)
+                    }
+                };
+                Ok::<_, Infallible>(
+                    Response::builder().status(code).body(Full::new(Bytes::from(answer.to_string()))).unwrap(),
+                )
+            }
+        });
+        take_back(&Client::new(api_server, "moorline-system"), "n", &"csi-a".parse().unwrap()).await.unwrap();
+        let patch = |version: &str| json!({"metadata": {"resourceVersion": version}, "spec": {"requests": [request("theirs")]}});
+        assert_eq!(*patches.lock().unwrap(), [patch("1"), patch("2")]);
+    }
 
     #[test]
     fn a_note_is_as_long_as_the_api_server_takes_it() {

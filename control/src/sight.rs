@@ -94,7 +94,7 @@ impl Sight {
         let fit = node.is_some_and(|node| is_ready_node(&node) && !leases::is_out_of_service(&node));
         Desk {
             version: report.resource_version().unwrap_or_default(),
-            requests: read::<Vec<Value>>(report, "/spec/requests").into_iter().filter_map(read_request).collect(),
+            requests: requests(report),
             fit: fit && !status.version.is_empty(),
             status,
         }
@@ -114,9 +114,10 @@ fn read<T: DeserializeOwned + Default>(object: &DynamicObject, at: &str) -> T {
     part.unwrap_or_default()
 }
 
-/// One that this version does not know goes with the next change.
-fn read_request(request: Value) -> Option<Errand> {
-    serde_json::from_value(request).ok()
+/// What a node is asked for. What this version does not know goes with the next change.
+pub(crate) fn requests(report: &DynamicObject) -> Vec<Errand> {
+    let requests = read::<Vec<Value>>(report, "/spec/requests").into_iter();
+    requests.filter_map(|request| serde_json::from_value(request).ok()).collect()
 }
 
 fn is_ready_node(node: &Node) -> bool {

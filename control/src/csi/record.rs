@@ -18,8 +18,10 @@ const LABELLED: &str = "csi";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
-    /// By which its volume is known, its requests and its ConfigMap.
+    /// By which its volume is known, and its ConfigMap: that of each that bears its name, one after the other.
     pub(super) id: Name,
+    /// By which agents are asked for something: its alone, for ever. Known once its ConfigMap is there.
+    pub(super) request: Option<Name>,
     /// As it was asked for.
     pub(super) name: String,
     pub(super) share: Name,
@@ -29,6 +31,8 @@ pub(super) struct Record {
     pub(super) bytes: u64,
     /// Its directory was there before, and stays.
     pub(super) found: bool,
+    /// It was seen that nobody else has its directory.
+    pub(super) alone: bool,
 }
 
 /// A volume's name may be anything; an object's may not. None if it could not be one of ours.
@@ -42,16 +46,19 @@ impl Record {
     fn of(map: &ConfigMap) -> Option<Self> {
         let data = map.data.as_ref()?;
         let said = |key: &str| data.get(key);
+        let is = |key: &str| said(key).is_some_and(|said| said == "true");
         let name = said("name")?.clone();
         let id = id_of(&name).filter(|id| id.as_str() == map.name_any())?;
         Some(Self {
             id,
+            request: map.uid().and_then(|uid| format!("{OF_CSI}{uid}").parse().ok()),
             share: said("share")?.parse().ok()?,
             sub_dir: said("subDir")?.parse().ok()?,
             on_delete: OnDelete::read(said("onDelete")?)?,
-            dry_run: said("dryRun")? == "true",
+            dry_run: is("dryRun"),
             bytes: said("bytes")?.parse().ok()?,
-            found: said("found").is_some_and(|found| found == "true"),
+            found: is("found"),
+            alone: is("alone"),
             name,
         })
     }
@@ -65,6 +72,7 @@ impl Record {
             ("dryRun", self.dry_run.to_string()),
             ("bytes", self.bytes.to_string()),
             ("found", self.found.to_string()),
+            ("alone", self.alone.to_string()),
         ];
         ConfigMap {
             metadata: ObjectMeta {
@@ -96,16 +104,20 @@ impl Records {
         Ok(list.items.iter().filter_map(Record::of).collect())
     }
 
-    /// Unless it is there.
-    pub(super) async fn make(&self, record: &Record) -> Result<(), kube::Error> {
+    /// False if it is there.
+    pub(super) async fn make(&self, record: &Record) -> Result<bool, kube::Error> {
         match self.api.create(&PostParams::default(), &record.object()).await {
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            other => other.map(drop),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            other => other.map(|_| true),
         }
     }
 
     pub(super) async fn grow(&self, id: &str, bytes: u64) -> Result<(), kube::Error> {
         self.note(id, &json!({"bytes": bytes.to_string()})).await
+    }
+
+    pub(super) async fn note_alone(&self, id: &str) -> Result<(), kube::Error> {
+        self.note(id, &json!({"alone": "true"})).await
     }
 
     pub(super) async fn note_found(&self, id: &str) -> Result<(), kube::Error> {
@@ -133,6 +145,7 @@ mod tests {
     fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
         let record = Record {
             id: id_of("a volume / of any name").unwrap(),
+            request: None,
             name: "a volume / of any name".into(),
             share: "data".parse().unwrap(),
             sub_dir: "csi/a".parse().unwrap(),
@@ -140,8 +153,16 @@ mod tests {
             dry_run: false,
             bytes: 7,
             found: true,
+            alone: true,
         };
         assert_eq!(Record::of(&record.object()), Some(record.clone()));
+        // Of one name there may be one volume after another, and what is asked for one is never taken for the next one's.
+        let requests = ["0b6f", "77aa"].map(|uid| {
+            let mut map = record.object();
+            map.metadata.uid = Some(uid.into());
+            Record::of(&map).unwrap().request.unwrap().to_string()
+        });
+        assert_eq!(requests, ["csi-0b6f", "csi-77aa"]);
         let mut other = record.object();
         other.metadata.name = Some("moorline-config".into());
         assert_eq!(Record::of(&other), None);

@@ -1,6 +1,5 @@
 //! The calls, each of which may come again at any time and finds what was done meanwhile.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -15,26 +14,20 @@ use tonic::{Request, Response, Status};
 use tracing::{debug, info};
 use v1::controller_service_capability::{Rpc, Type, rpc};
 
-use super::record::{Record, Records, id_of};
-use crate::provision::class::{Class, OnDelete};
+use super::record::{Record, Records};
+use super::wish::{Wish, capacity};
+use crate::provision::class::OnDelete;
 use crate::provision::desks::{Desks, Memory, Moment, Progress};
-use crate::provision::template::{DEFAULT, NAMELESS, Names};
-use crate::provision::{World, explain};
+use crate::provision::{OF_CSI, World, explain};
 use crate::provisioner;
 use crate::sight::Sight;
 
 const CAPABILITIES: [rpc::Type; 3] =
     [rpc::Type::CreateDeleteVolume, rpc::Type::ExpandVolume, rpc::Type::SingleNodeMultiWriter];
-/// What csi-provisioner tells of a claim, with --extra-create-metadata.
-const CLAIM: &str = "csi.storage.k8s.io/pvc/name";
-const NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
-const VOLUME: &str = "csi.storage.k8s.io/pv/name";
 /// How long a call waits for an agent; then it is to be made again.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A node that does not answer changes nothing.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Of a volume of which nothing is said.
-const SIZE: u64 = 1 << 30;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -118,9 +111,29 @@ impl<C: Fn() -> Moment> Controller<C> {
 
     async fn forget(&self, id: &Name) -> Result<(), Status> {
         for (node, desk) in self.world()?.desks {
-            let rest: Vec<Errand> = desk.requests.iter().filter(|request| request.id != *id).cloned().collect();
-            if rest.len() < desk.requests.len() {
-                self.ask(&node, &desk.version, &rest).await?;
+            if desk.requests.iter().any(|request| request.id == *id) {
+                self.take_back(&node, id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_back(&self, node: &str, id: &Name) -> Result<(), Status> {
+        provisioner::take_back(&self.client, node, id).await.map_err(|error| api(&error))
+    }
+
+    /// What was asked for by a call that outlived its volume.
+    async fn clear_up(&self, world: &World) -> Result<(), Status> {
+        let asked = world.desks.iter().flat_map(|(node, desk)| desk.requests.iter().map(move |it| (node, &it.id)));
+        let ours: Vec<(&String, &Name)> = asked.filter(|(_, id)| id.as_str().starts_with(OF_CSI)).collect();
+        if ours.is_empty() {
+            return Ok(());
+        }
+        // Read later than the requests were: each is made after the record that it is for.
+        let records = self.records.all().await.map_err(|error| api(&error))?;
+        for (node, id) in ours {
+            if records.iter().all(|record| record.request.as_ref() != Some(id)) {
+                self.take_back(node, id).await?;
             }
         }
         Ok(())
@@ -142,7 +155,8 @@ impl<C: Fn() -> Moment> Controller<C> {
         let Some(there) = self.records.find(wanted.id.as_str()).await.map_err(|error| api(&error))? else {
             return Ok(None);
         };
-        let same = Record { bytes: there.bytes, found: there.found, ..wanted.clone() } == there;
+        let Record { bytes, found, alone, .. } = there;
+        let same = Record { bytes, found, alone, request: there.request.clone(), ..wanted.clone() } == there;
         let fits = there.bytes >= wanted.bytes && (limit == 0 || there.bytes <= limit);
         if same && fits {
             return Ok(Some(there));
@@ -151,6 +165,31 @@ impl<C: Fn() -> Moment> Controller<C> {
             "there is a volume {:?} already, of {} bytes, in {} of Share {}: use another name, or the same parameters",
             there.name, there.bytes, there.sub_dir, there.share
         )))
+    }
+
+    /// What is known of a volume from now on. Of two that want one directory, asked for at one moment and of two of us, each is on
+    /// record before the others are looked at: then both may be refused, and asked for again, but not both made.
+    pub(super) async fn recorded(&self, wanted: Record, world: &World, limit: u64) -> Result<Record, Status> {
+        let (record, is_new) = match self.compatible(&wanted, limit).await? {
+            Some(there) => (there, false),
+            None => {
+                let is_new = self.records.make(&wanted).await.map_err(|error| api(&error))?;
+                // Somebody may have been faster, with something else.
+                let there = self.compatible(&wanted, limit).await?;
+                (there.ok_or_else(|| Status::aborted("it was deleted meanwhile: call again"))?, is_new)
+            }
+        };
+        if record.alone {
+            return Ok(record);
+        }
+        if let Err(refused) = self.alone(&record, world, true).await {
+            if is_new {
+                self.records.forget(record.id.as_str()).await.map_err(|error| api(&error))?;
+            }
+            return Err(refused);
+        }
+        self.records.note_alone(record.id.as_str()).await.map_err(|error| api(&error))?;
+        Ok(record)
     }
 
     /// Whether nobody else has its directory; `both` ways, or only in it.
@@ -176,6 +215,11 @@ impl<C: Fn() -> Moment> Controller<C> {
     }
 }
 
+fn errand(record: &Record, task: Task) -> Result<Errand, Status> {
+    let id = record.request.clone().ok_or_else(|| Status::internal("its ConfigMap has no UID: a bug"))?;
+    Ok(Errand { id, share: record.share.clone(), sub_dir: record.sub_dir.clone(), task })
+}
+
 fn api(error: &kube::Error) -> Status {
     match error {
         kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
@@ -183,25 +227,6 @@ fn api(error: &kube::Error) -> Status {
         }
         error => Status::unavailable(format!("ask the API server: {error}; call again")),
     }
-}
-
-/// The capacity, and what it may be at most; 0 is no limit.
-fn capacity(range: Option<&v1::CapacityRange>) -> Result<(u64, u64), Status> {
-    let (required, limit) = range.map_or((0, 0), |range| (range.required_bytes, range.limit_bytes));
-    let bytes =
-        |bytes: i64| u64::try_from(bytes).map_err(|_| Status::invalid_argument("capacity_range: no size is below 0"));
-    let (required, limit) = (bytes(required)?, bytes(limit)?);
-    if limit != 0 && required > limit {
-        return Err(Status::out_of_range(format!(
-            "capacity_range: {required} bytes are required, and {limit} are the limit"
-        )));
-    }
-    let size = match (required, limit) {
-        (0, 0) => SIZE,
-        (0, limit) => SIZE.min(limit),
-        (required, _) => required,
-    };
-    Ok((size, limit))
 }
 
 fn supported(capabilities: &[v1::VolumeCapability]) -> Result<(), Status> {
@@ -219,42 +244,6 @@ fn supported(capabilities: &[v1::VolumeCapability]) -> Result<(), Status> {
 
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-/// What its class says, and of whom the volume is to be.
-struct Wish {
-    class: Class,
-    record: Record,
-    namespace: Option<String>,
-}
-
-impl Wish {
-    fn read(name: &str, parameters: HashMap<String, String>, bytes: u64) -> Result<Self, Status> {
-        let mut parameters: BTreeMap<String, String> = parameters.into_iter().collect();
-        let (claim, namespace) = (parameters.remove(CLAIM), parameters.remove(NAMESPACE));
-        let volume = parameters.remove(VOLUME);
-        let default = if claim.is_some() && namespace.is_some() { DEFAULT } else { NAMELESS };
-        let class = Class::read(&parameters, default).map_err(Status::invalid_argument)?;
-        let id = id_of(name).ok_or_else(|| Status::internal("no id follows from its name: a bug"))?;
-        // Without a PersistentVolume of its own there is its id, which is one name whatever the other is.
-        let names = Names {
-            claim: claim.as_deref(),
-            namespace: namespace.as_deref(),
-            volume: volume.as_deref().unwrap_or(id.as_str()),
-        };
-        let sub_dir = class.sub_dir.fill(&names).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let record = Record {
-            name: name.to_owned(),
-            share: class.share.clone(),
-            sub_dir,
-            on_delete: class.on_delete,
-            dry_run: class.dry_run,
-            bytes,
-            found: false,
-            id,
-        };
-        Ok(Self { class, record, namespace })
-    }
 }
 
 #[tonic::async_trait]
@@ -277,19 +266,9 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
         }
         let options = request.volume_capabilities.iter().flat_map(capability::mount_flags);
         Wishes::read(options).and_then(|wishes| wishes.suit(share)).map_err(Status::invalid_argument)?;
-        let there = self.compatible(&record, limit).await?;
-        let record = match there {
-            Some(there) => there,
-            None => {
-                self.alone(&record, &world, true).await?;
-                self.records.make(&record).await.map_err(|error| api(&error))?;
-                // Somebody may have been faster, with something else.
-                self.compatible(&record, limit).await?.unwrap_or(record)
-            }
-        };
-        let task = Task::Make { uid: class.uid, gid: class.gid, mode: class.mode };
-        let errand =
-            Errand { id: record.id.clone(), share: record.share.clone(), sub_dir: record.sub_dir.clone(), task };
+        self.clear_up(&world).await?;
+        let record = self.recorded(record, &world, limit).await?;
+        let errand = errand(&record, Task::Make { uid: class.uid, gid: class.gid, mode: class.mode })?;
         if self.run(&errand).await? == errand.was_there() {
             self.records.note_found(record.id.as_str()).await.map_err(|error| api(&error))?;
         }
@@ -319,8 +298,7 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
         if let Some(task) = task {
             let world = self.world()?;
             self.alone(&record, &world, false).await?;
-            let errand =
-                Errand { id: record.id.clone(), share: record.share.clone(), sub_dir: record.sub_dir.clone(), task };
+            let errand = errand(&record, task)?;
             if record.found {
                 return Err(Status::failed_precondition(errand.is_not_ours()));
             }
@@ -330,8 +308,8 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
                     "its class says dryRun: nothing was deleted, and the log says what would have been",
                 ));
             }
-        } else {
-            self.forget(&record.id).await?;
+        } else if let Some(request) = &record.request {
+            self.forget(request).await?;
         }
         self.records.forget(record.id.as_str()).await.map_err(|error| api(&error))?;
         gone()
