@@ -185,6 +185,7 @@ mod tests {
     use moorline_shared::publication::Publication;
     use serde_json::json;
     use tokio::sync::mpsc;
+    use tokio::time::timeout;
     use watcher::Event;
 
     use super::*;
@@ -215,15 +216,19 @@ mod tests {
         (desk, inbox, said)
     }
 
+    async fn next(inbox: &mut mpsc::Receiver<reconcile::Event>) -> reconcile::Event {
+        timeout(2 * PERIOD, inbox.recv()).await.ok().flatten().expect("something is asked for")
+    }
+
     async fn asked(inbox: &mut mpsc::Receiver<reconcile::Event>) -> (Publication, reconcile::Reply) {
-        match inbox.recv().await.unwrap() {
+        match next(inbox).await {
             reconcile::Event::Publish(publication, _, reply) => (publication, reply),
             _ => panic!("something else is asked for"),
         }
     }
 
     async fn forgotten(inbox: &mut mpsc::Receiver<reconcile::Event>) -> String {
-        match inbox.recv().await.unwrap() {
+        match next(inbox).await {
             reconcile::Event::Unpublish { target_path, .. } => target_path,
             _ => panic!("something else is asked for"),
         }
@@ -235,7 +240,7 @@ mod tests {
         desk.take_in(Event::Init).await;
         desk.take_in(Event::InitApply(node(&json!([request("a"), {"id": "of another version"}])))).await;
         let earlier = async {
-            match inbox.recv().await.unwrap() {
+            match next(&mut inbox).await {
                 reconcile::Event::Errands(reply) => reply.send(["a", "old"].map(errand).into()).unwrap(),
                 _ => panic!("something else is asked for"),
             }
@@ -264,7 +269,7 @@ mod tests {
         let (desk, mut inbox, _said) = desk();
         let delete = |dry_run| Errand { task: Task::Delete { dry_run }, ..errand("a") };
         let earlier = async {
-            match inbox.recv().await.unwrap() {
+            match next(&mut inbox).await {
                 reconcile::Event::Errands(reply) => reply.send(vec![delete(false), errand("b")]).unwrap(),
                 _ => panic!("something else is asked for"),
             }
@@ -287,7 +292,7 @@ mod tests {
         // What asked for the archive is told off first.
         forgotten(&mut inbox).await;
         for answer in [Err(Denied::Unavailable("its hand is at work".into())), Ok(None)] {
-            let reconcile::Event::Unpublish { reply, .. } = inbox.recv().await.unwrap() else { panic!() };
+            let reconcile::Event::Unpublish { reply, .. } = next(&mut inbox).await else { panic!() };
             let state = if answer.is_ok() { State::Done } else { State::Waiting };
             reply.send(answer).unwrap();
             said.changed().await.unwrap();
