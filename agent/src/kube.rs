@@ -19,6 +19,7 @@ use kube::core::Status;
 use kube::runtime::watcher;
 use kube::{Client, Config};
 use moorline_shared::cluster::{SILENCE, WATCH};
+use tracing::{debug, warn};
 
 use crate::reconcile::chain;
 
@@ -60,6 +61,38 @@ fn answer(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
+/// Takes in what a watch brings. That it brings nothing is said in the log once, until it does again.
+struct Ear {
+    /// As the API server names them.
+    kind: &'static str,
+    /// As people do.
+    what: &'static str,
+    is_deaf: bool,
+}
+
+impl Ear {
+    fn of(kind: &'static str, what: &'static str) -> Self {
+        Self { kind, what, is_deaf: false }
+    }
+
+    fn hear<K>(&mut self, event: Result<watcher::Event<K>, watcher::Error>) -> Option<watcher::Event<K>> {
+        match event {
+            Ok(event) => {
+                self.is_deaf = false;
+                return Some(event);
+            }
+            Err(error) if is_outdated(&error) => debug!("listing {} anew: {error}", self.kind),
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_deaf, true) {
+                    let why = explain(&error, self.kind);
+                    warn!("watch {}: {why}; trying on, what was said last stands", self.what);
+                }
+            }
+        }
+        None
+    }
+}
+
 /// The version that was watched from is no longer kept: ordinary, the next list follows at once.
 fn is_outdated(error: &watcher::Error) -> bool {
     answer(error).is_some_and(|status| status.code == 410)
@@ -88,5 +121,15 @@ mod tests {
         assert_eq!(explained(500), "the API server answers 500: pods is forbidden");
         assert!(explain(&watcher::Error::NoResourceVersion, "pods").ends_with("is the API server away?"));
         assert!(is_outdated(&watcher::Error::WatchError(status(410))));
+    }
+
+    #[test]
+    fn an_ear_is_deaf_from_an_error_to_the_next_event() {
+        let mut ear = Ear::of("pods", "the pods");
+        let mut hear = |event: Result<watcher::Event<()>, _>| (ear.hear(event).is_some(), ear.is_deaf);
+        let status = |code| Box::new(Status { code, ..Status::default() });
+        assert_eq!(hear(Err(watcher::Error::WatchError(status(410)))), (false, false), "that is ordinary");
+        assert_eq!(hear(Err(watcher::Error::WatchError(status(500)))), (false, true));
+        assert_eq!(hear(Ok(watcher::Event::Init)), (true, false));
     }
 }

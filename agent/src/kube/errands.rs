@@ -15,9 +15,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::{WATCH, explain, is_outdated};
+use super::{Ear, WATCH};
 use crate::door::Door;
 use crate::reconcile::Denied;
 
@@ -35,22 +35,10 @@ pub(crate) async fn run(client: Client, node: String, door: Door, outcomes: watc
     let config = watcher::Config::default().fields(&format!("metadata.name={node}")).timeout(WATCH);
     let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
     let mut desk = Desk { door, outcomes, running: BTreeMap::new(), listed: Vec::new(), first: true };
-    // Whether the API server is heard, as it was last said in the log.
-    let mut heard = None;
+    let mut ear = Ear::of("moorlinenodes", "what the controller asks for");
     while let Some(event) = stream.next().await {
-        match event {
-            Ok(event) => {
-                heard = Some(true);
-                desk.take_in(event).await;
-            }
-            Err(error) if is_outdated(&error) => debug!("listing MoorlineNodes anew: {error}"),
-            Err(error) => {
-                if heard != Some(false) {
-                    let why = explain(&error, "moorlinenodes");
-                    warn!("watch what the controller asks for: {why}; trying on, what was said last stands");
-                }
-                heard = Some(false);
-            }
+        if let Some(event) = ear.hear(event) {
+            desk.take_in(event).await;
         }
         if desk.outcomes.is_closed() {
             return;

@@ -17,9 +17,9 @@ use moorline_shared::id::fingerprint;
 use moorline_shared::observed::Leases;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::{WATCH, WallClock, explain, is_outdated};
+use super::{Ear, WATCH, WallClock};
 use crate::reconcile::{Claims, Event, chain};
 
 /// The volume's handle, which may be no label.
@@ -38,24 +38,15 @@ pub(crate) async fn keep(
     let mut keeper = Keeper { api: Api::default_namespaced(client), known: Known::new(node), wall, events, said: 0 };
     let config = watcher::Config::default().labels(&format!("{LABEL}={LABELLED}")).timeout(WATCH);
     let mut stream = pin!(watcher(keeper.api.clone(), config).default_backoff());
-    // Whether the API server is heard, as it was last said in the log.
-    let mut heard = None;
+    let mut ear = Ear::of("leases", "Leases");
     let mut behind = false;
     loop {
         // All of them may be waited for again.
         tokio::select! {
             event = stream.next() => match event {
-                Some(Ok(event)) => {
-                    heard = Some(true);
+                Some(event) => if let Some(event) = ear.hear(event) {
                     keeper.known.take_in(event);
-                }
-                Some(Err(error)) if is_outdated(&error) => debug!("listing Leases anew: {error}"),
-                Some(Err(error)) => {
-                    if heard != Some(false) {
-                        warn!("watch Leases: {}; trying on, what was said last stands", explain(&error, "leases"));
-                    }
-                    heard = Some(false);
-                }
+                },
                 None => return,
             },
             changed = claims.changed() => if changed.is_err() { return },

@@ -10,9 +10,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use moorline_shared::selector::Labels;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
 
-use super::{WATCH, explain, is_outdated};
+use super::{Ear, WATCH};
 use crate::reconcile::Event;
 
 type Metadata = PartialObjectMeta<Namespace>;
@@ -22,27 +21,9 @@ pub(crate) async fn watch(client: Client, events: mpsc::Sender<Event>) {
     let namespaces: Api<Metadata> = Api::all(client);
     let mut stream = pin!(watcher(namespaces, watcher::Config::default().timeout(WATCH)).default_backoff());
     let mut known = Known::default();
-    // Whether the API server is heard, as it was last said in the log.
-    let mut heard = None;
+    let mut ear = Ear::of("namespaces", "namespaces");
     while let Some(event) = stream.next().await {
-        let changed = match event {
-            Ok(event) => {
-                heard = Some(true);
-                known.take_in(event)
-            }
-            Err(error) if is_outdated(&error) => {
-                debug!("listing namespaces anew: {error}");
-                false
-            }
-            Err(error) => {
-                if heard != Some(false) {
-                    let why = explain(&error, "namespaces");
-                    warn!("watch namespaces: {why}; trying on, what was said last stands");
-                }
-                heard = Some(false);
-                false
-            }
-        };
+        let changed = ear.hear(event).is_some_and(|event| known.take_in(event));
         if changed && events.send(Event::Namespaces(known.labels.clone())).await.is_err() {
             return;
         }
