@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use moorline_csi::DRIVER;
+use moorline_shared::cluster::{API_VERSION, SHARE, SUB_DIR};
 use moorline_shared::name::Name;
 use serde_json::{Map, Value, json};
 
@@ -326,7 +328,7 @@ fn unused(names: &mut BTreeSet<String>, wish: &str) -> String {
 
 fn gateway(name: &str, address: IpAddr) -> Value {
     json!({
-        "apiVersion": "moorline.io/v1alpha1",
+        "apiVersion": API_VERSION,
         "kind": "Gateway",
         "metadata": {"name": name},
         "spec": {"path": "direct", "targets": [{"name": "a", "server": address}]},
@@ -347,16 +349,16 @@ fn share(name: &str, gateway: &str, export: &str, mounted: &Mounted, namespaces:
     if !mounted.options.is_empty() {
         spec["mountOptions"] = json!(mounted.options);
     }
-    json!({"apiVersion": "moorline.io/v1alpha1", "kind": "Share", "metadata": {"name": name}, "spec": spec})
+    json!({"apiVersion": API_VERSION, "kind": "Share", "metadata": {"name": name}, "spec": spec})
 }
 
 fn persistent(found: &Found, volume: &Volume, share: &str, read_only: bool) -> Vec<Value> {
     let name = format!("{}-moorline", found.name);
-    let mut attributes = json!({"share": share});
+    let mut attributes = json!({SHARE: share});
     if !found.sub_dir.is_empty() {
-        attributes["subDir"] = json!(found.sub_dir);
+        attributes[SUB_DIR] = json!(found.sub_dir);
     }
-    let mut csi = json!({"driver": "moorline.io", "volumeHandle": name, "volumeAttributes": attributes});
+    let mut csi = json!({"driver": DRIVER, "volumeHandle": name, "volumeAttributes": attributes});
     if read_only {
         csi["readOnly"] = json!(true);
     }

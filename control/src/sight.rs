@@ -13,7 +13,7 @@ use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, Resource, ResourceExt};
-use moorline_shared::cluster::{GROUP, SILENCE, VERSION, WATCH};
+use moorline_shared::cluster::{API_VERSION, GROUP, SILENCE, VERSION, WATCH};
 use moorline_shared::errand::Errand;
 use moorline_shared::status::NodeStatus;
 use moorline_shared::yaml::{self, Object};
@@ -129,7 +129,7 @@ impl World {
     fn take_in(&mut self, kind: &str, object: &DynamicObject) {
         let name = object.name_any();
         let document = json!({
-            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "apiVersion": API_VERSION,
             "kind": kind,
             "metadata": {"name": name},
             "spec": object.data.get("spec"),

@@ -12,11 +12,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
+use crate::cluster::API_VERSION;
 use crate::gateway::Gateway;
 use crate::name::Name;
 use crate::share::Share;
-
-const API_VERSION: &str = "moorline.io/v1alpha1";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {

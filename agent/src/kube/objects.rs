@@ -7,7 +7,7 @@ use futures_util::stream::select_all;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
-use moorline_shared::cluster::{GROUP, VERSION};
+use moorline_shared::cluster::{API_VERSION, GROUP, VERSION};
 use moorline_shared::yaml;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -155,7 +155,7 @@ impl Cluster {
             listed.objects.iter().map(|(name, spec)| {
                 let (place, kind) = (format!("{}/{name}", kind.name()), kind.name());
                 let text = json!({
-                    "apiVersion": format!("{GROUP}/{VERSION}"),
+                    "apiVersion": API_VERSION,
                     "kind": kind,
                     "metadata": {"name": name},
                     "spec": spec,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::Client;
 use moorline_csi::{capability, v1};
+use moorline_shared::cluster::{SHARE, SUB_DIR};
 use moorline_shared::errand::{Errand, Task};
 use moorline_shared::name::Name;
 use moorline_shared::wishes::Wishes;
@@ -272,7 +273,7 @@ impl<C: Fn() -> Moment + Send + Sync + 'static> v1::controller_server::Controlle
         if self.run(&errand).await? == errand.was_there() {
             self.records.note_found(record.id.as_str()).await.map_err(|error| api(&error))?;
         }
-        let context = [("share", record.share.to_string()), ("subDir", record.sub_dir.to_string())];
+        let context = [(SHARE, record.share.to_string()), (SUB_DIR, record.sub_dir.to_string())];
         Ok(Response::new(v1::CreateVolumeResponse {
             volume: Some(v1::Volume {
                 capacity_bytes: signed(record.bytes),

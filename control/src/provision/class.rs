@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use moorline_shared::cluster::{SHARE, SUB_DIR};
 use moorline_shared::name::Name;
 
 use super::template::{DEFAULT, Template};
 
-const SHARE: &str = "share";
-const SUB_DIR: &str = "subDir";
 const ON_DELETE: &str = "onDelete";
 const DRY_RUN: &str = "dryRun";
 const UID: &str = "uid";

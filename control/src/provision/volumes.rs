@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
+use moorline_shared::cluster::{SHARE, SUB_DIR};
 use moorline_shared::errand::{Errand, Task};
 use moorline_shared::share::{Access, Share};
 
@@ -104,9 +105,9 @@ fn errand<'a>(volume: &PersistentVolume, task: Task, world: &'a World) -> Result
     let id = uid.parse().map_err(|_| format!("its claimRef's uid is of no use. {LET_GO}"))?;
     let sub_dir = sub_dir
         .parse()
-        .map_err(|error: moorline_shared::sub_dir::SubDirError| readable("subDir", error.to_string()))?;
+        .map_err(|error: moorline_shared::sub_dir::SubDirError| readable(SUB_DIR, error.to_string()))?;
     let share_name =
-        share.parse().map_err(|error: moorline_shared::name::NameError| readable("share", error.to_string()))?;
+        share.parse().map_err(|error: moorline_shared::name::NameError| readable(SHARE, error.to_string()))?;
     let errand = Errand { id, share: share_name, sub_dir, task };
     let mine = world.territory(share, &errand.sub_dir.to_string());
     if let Some(other) = world.other_owner(&mine, |other| other.name_any() == name) {
