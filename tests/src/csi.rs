@@ -5,14 +5,10 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use moorline_csi::v1 as proto;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
-
-#[expect(clippy::all, unreachable_pub, reason = "generated")]
-mod proto {
-    tonic::include_proto!("csi.v1");
-}
 
 use proto::identity_client::IdentityClient;
 use proto::node_client::NodeClient;
