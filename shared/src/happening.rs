@@ -305,7 +305,7 @@ impl fmt::Display for Happening {
             Self::Unpublishing(publication) => write!(f, "unpublishing {}", Volume(publication)),
             Self::Hidden(publication) => write!(
                 f,
-                "detached {} on the host: its pod is being deleted, and kubelet must not wait for a server that is away",
+                "detached {} on the host: its pod is being deleted, and kubelet must not wait for its server",
                 Volume(publication)
             ),
             Self::Unpublished(publication) => write!(f, "unpublished {}", Volume(publication)),

@@ -346,7 +346,7 @@ impl<'a> View<'a> {
             }
             // A target that is not empty is refused by the executor, and its error reaches the caller. Of a server that
             // is away nothing is published: kubelet and the runtime look at what they are given, and would block.
-            if !there && may_come && usable && fence.is_none() {
+            if !there && may_come && usable && fence.is_none() && !self.is_leaving(publication) {
                 steps.push(Step::Publish(id, superblock));
             }
         }

@@ -17,7 +17,8 @@ impl View<'_> {
     pub(super) fn end(&self, steps: &mut Vec<Step>) {
         let unwanted = self.desired.publications.iter().filter(|(_, p)| !p.wanted && !self.is_held(p));
         steps.extend(unwanted.map(|(id, _)| Step::Unpublish(*id)));
-        let in_the_way = self.desired.publications.iter().filter(|(id, p)| p.wanted && self.holds_kubelet_up(**id, p));
+        let in_the_way =
+            self.desired.publications.iter().filter(|(id, p)| p.wanted && self.may_hold_kubelet_up(**id, p));
         steps.extend(in_the_way.map(|(id, _)| Step::Hide(*id)));
         self.end_husks(steps);
         for id in &self.observed.superblocks {
@@ -98,20 +99,22 @@ impl View<'_> {
         self.desired.publications.values().any(given_back)
     }
 
-    /// Its pod is on its way out, and kubelet is about to look at what waits for a server.
-    fn holds_kubelet_up(&self, id: PublicationId, publication: &Publication) -> bool {
+    /// Kubelet is about to look at it, and its look would wait for a server that is away. Whether it is nobody knows before
+    /// some questions went unanswered, and a look that has begun by then can't be called back. So what is known to be leaving
+    /// does not wait for that; what is merely no more may be somebody's mistake.
+    fn may_hold_kubelet_up(&self, id: PublicationId, publication: &Publication) -> bool {
         let (share, user) = (&publication.share, publication.user());
-        let in_force = |superblock: &&SuperblockId| superblock.share == *share && superblock.user == user;
+        let in_force = self.observed.superblocks.iter().filter(|it| it.share == *share && it.user == user);
+        let newest = in_force.max_by_key(|superblock| superblock.epoch);
+        let is_away = || newest.is_some_and(|superblock| self.away(&superblock.namespace));
         !publication.node
             && self.observed.shown.contains(&id)
-            && self.observed.is_ending(&publication.pod.uid)
-            && self
-                .observed
-                .superblocks
-                .iter()
-                .filter(in_force)
-                .max_by_key(|superblock| superblock.epoch)
-                .is_some_and(|superblock| self.away(&superblock.namespace))
+            && (self.is_leaving(publication) || self.observed.is_ending(&publication.pod.uid) && is_away())
+    }
+
+    /// Its pod was asked to end: its containers have what they have, and kubelet starts none any more.
+    pub(super) fn is_leaving(&self, publication: &Publication) -> bool {
+        !publication.node && matches!(self.observed.pods.known.get(&publication.pod.uid), Some(Some(_)))
     }
 
     /// A container has it from a node mount: what was given to it stays, and moves with its share. Whoever merely sees the

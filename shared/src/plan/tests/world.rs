@@ -238,16 +238,8 @@ impl World {
         self.look();
     }
 
-    /// Its server may be back when it is done: it is published again then.
     fn may_be_hidden(&self, id: PublicationId) {
         let publication = &self.desired.publications[&id];
-        let its = self
-            .observed
-            .superblocks
-            .iter()
-            .filter(|id| id.share == publication.share && id.user == publication.user());
-        let newest = its.max_by_key(|id| id.epoch).expect("something that kubelet would wait for");
-        assert!(!self.is_believed_alive(newest), "{newest} is taken from a pod though its server is there");
         let told = self.observed.pods.known.contains_key(&publication.pod.uid);
         assert!(told && !publication.node, "{publication:?} stays");
     }
@@ -550,13 +542,24 @@ impl World {
         }
         for (id, publication) in &self.desired.publications {
             assert!(publication.wanted, "{publication:?} is still being unpublished");
-            let Some(Layer::Ours(top)) = self.observed.published.get(id).and_then(|layers| layers.last()) else {
+            let serves = |top: &SuperblockId| {
+                self.is_alive(&top.namespace) && self.observed.superblocks.contains(top) && !self.stale.contains(top)
+            };
+            let top = self.observed.published.get(id).and_then(|layers| layers.last());
+            if matches!(self.observed.pods.known.get(&publication.pod.uid), Some(Some(_))) && !publication.node {
+                assert_eq!(top, None, "{publication:?} is in its kubelet's way");
+                for container in self.containers.get(id).into_iter().flatten() {
+                    assert!(
+                        container.layers.last().is_some_and(serves),
+                        "a container that is ending has {container:?}"
+                    );
+                }
+                continue;
+            }
+            let Some(Layer::Ours(top)) = top else {
                 panic!("{publication:?} is not published");
             };
-            assert!(
-                self.is_alive(&top.namespace) && self.observed.superblocks.contains(top) && !self.stale.contains(top),
-                "{publication:?} is on {top}"
-            );
+            assert!(serves(top), "{publication:?} is on {top}");
             for container in self.containers.get(id).into_iter().flatten() {
                 assert_eq!(container.layers.last(), Some(top), "a container sees something else than its publication");
             }
