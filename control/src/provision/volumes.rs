@@ -103,9 +103,8 @@ fn errand<'a>(volume: &PersistentVolume, task: Task, world: &'a World) -> Result
         format!("its volumeAttributes are not as they were made: {what}: {error}. {LET_GO}")
     };
     let id = uid.parse().map_err(|_| format!("its claimRef's uid is of no use. {LET_GO}"))?;
-    let sub_dir = sub_dir
-        .parse()
-        .map_err(|error: moorline_shared::sub_dir::SubDirError| readable(SUB_DIR, error.to_string()))?;
+    let sub_dir =
+        sub_dir.parse().map_err(|error: moorline_shared::sub_dir::SubDirError| readable(SUB_DIR, error.to_string()))?;
     let share_name =
         share.parse().map_err(|error: moorline_shared::name::NameError| readable(SHARE, error.to_string()))?;
     let errand = Errand { id, share: share_name, sub_dir, task };
