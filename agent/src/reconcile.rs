@@ -2,13 +2,16 @@
 
 mod callers;
 mod claims;
+mod lanes;
 mod nameplate;
 mod orphans;
+mod pods;
 mod servers;
 mod setbacks;
 mod shutdown;
 mod telling;
 mod volumes;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -20,7 +23,7 @@ use moorline_shared::happening::Happening;
 use moorline_shared::id::{NamespaceId, PublicationId, SuperblockId, TargetId};
 use moorline_shared::name::Name;
 use moorline_shared::objects::InUse;
-use moorline_shared::observed::{Deletion, Leases, Liveness, Moment, Observed, Pods, Server};
+use moorline_shared::observed::{Leases, Liveness, Moment, Observed, Pods, Server};
 use moorline_shared::plan::{self, Desired, Jitter, Lane, Step};
 use moorline_shared::publication::Publication;
 use moorline_shared::report::Report;
@@ -30,7 +33,7 @@ use moorline_shared::wishes::Wishes;
 use moorline_shared::yaml::Problem;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::{debug, error};
+use tracing::error;
 
 use crate::config::Reading;
 use crate::host::{Host, Look, StepError};
@@ -308,26 +311,8 @@ impl Reconciler {
             Event::Leases { leases, number } => (self.leases, self.claims.heard) = (leases, number),
             Event::Namespaces(labels) => Arc::make_mut(&mut self.desired).namespaces = Some(labels),
             Event::Labels(labels) => Arc::make_mut(&mut self.desired).labels = Some(labels),
-            Event::Pods(pods) => {
-                if pods.complete {
-                    self.gone.extend(self.pods.known.keys().cloned());
-                }
-                let mine: BTreeSet<&String> = self.desired.publications.values().map(|p| &p.pod.uid).collect();
-                self.gone.retain(|uid| mine.contains(uid) && !pods.known.contains_key(uid));
-                let known = &self.pods.known;
-                if pods.known.iter().any(|(uid, pod)| pod.is_some() && !matches!(known.get(uid), Some(Some(_)))) {
-                    self.hurry();
-                }
-                self.pods = pods;
-            }
-            Event::Deleted { uid, grace } => {
-                let asked = (self.clock)();
-                // Told of for as long as it has volumes here.
-                let mine = |uid: &String| self.desired.publications.values().any(|p| p.pod.uid == *uid);
-                self.pods.known.retain(|uid, _| mine(uid));
-                self.pods.known.insert(uid, Some(Deletion { asked, ends: asked + grace }));
-                self.hurry();
-            }
+            Event::Pods(pods) => self.note_pods(pods),
+            Event::Deleted { uid, grace } => self.note_deletion(uid, grace),
             Event::ShuttingDown { within, lock } => self.shut_down(within, lock),
             Event::GoesOn => self.go_on(),
             Event::Stop(done) => self.stop(done),
@@ -354,82 +339,6 @@ impl Reconciler {
         report(&self.node, &self.desired, observed, problems, &self.host, (self.clock)())
     }
 
-    fn take_files(&mut self, files: Reading) {
-        self.files = files;
-        match self.observe(false) {
-            Ok(observed) => {
-                self.revise(&observed);
-                self.window.vitals.objects_read();
-            }
-            Err(error) => error!("look at the host: {error}; the objects are not read anew"),
-        }
-    }
-
-    /// Holds the files against what is in use: that does not change, everything else follows them. Whether anything did: what
-    /// was seen before is not how things are then.
-    fn revise(&mut self, observed: &Observed) -> bool {
-        self.in_use = self.in_use(observed);
-        let Reading { objects: files, problems: bad, incomplete } = &self.files;
-        let (objects, contradictions) = self.desired.objects.revise(files, *incomplete, &self.in_use);
-        let problems: Vec<Problem> = bad.iter().cloned().chain(contradictions).collect();
-        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
-            self.tell(&Happening::ObjectRefused { problem: problem.to_string() });
-        }
-        self.problems = problems;
-        if objects == self.desired.objects {
-            self.unrecorded = None;
-            return false;
-        }
-        // Namespaces that lead where a changed Gateway led are given up; the next generation is made as it now says.
-        let changed = |id: &&NamespaceId| {
-            let gateway = &id.target.gateway;
-            self.desired
-                .objects
-                .gateways
-                .get(gateway)
-                .is_some_and(|old| objects.gateways.get(gateway).is_some_and(|new| !new.extends(old)))
-        };
-        // Those that are only about to be made were asked for by the old Gateway as well.
-        let about_to_be = self.busy.values().flatten().filter_map(|step| match step {
-            Step::MakeNamespace(id) | Step::AttachTunnel(id) => Some(id),
-            _ => None,
-        });
-        let led: BTreeSet<&NamespaceId> = observed.namespaces.keys().chain(about_to_be).collect();
-        let fence = |id: &NamespaceId| {
-            self.host.fence(id)?;
-            self.tell(&Happening::Fenced { namespace: id.clone() });
-            Ok(())
-        };
-        // A new agent begins with what is on record: what is published from other objects it would not know. The next round
-        // tries again.
-        let recorded =
-            led.into_iter().filter(changed).try_for_each(fence).and_then(|()| self.host.keep_objects(&objects));
-        if let Err(failure) = recorded {
-            let said = chain(&failure);
-            if self.unrecorded.as_ref() != Some(&said) {
-                error!("{said}; the objects stay as they were until they can be recorded");
-            }
-            self.unrecorded = Some(said);
-            return false;
-        }
-        self.unrecorded = None;
-        self.tell(&Happening::ObjectsRead { gateways: objects.gateways.len(), shares: objects.shares.len() });
-        Arc::make_mut(&mut self.desired).objects = objects;
-        // What failed may have been cured.
-        self.setbacks.clear();
-        true
-    }
-
-    /// A share whose mount is there, was asked for or is to come back is in use until that is gone; a gateway of scope host as
-    /// long as anybody on the node has a mount from its servers.
-    fn in_use(&self, observed: &Observed) -> InUse {
-        let superblocks = observed.superblocks.iter().chain(&observed.beginning).chain(&observed.ending);
-        let returning = self.desired.returning.iter().filter_map(|id| self.desired.publications.get(id));
-        let shares = superblocks.map(|superblock| &superblock.share).chain(returning.map(|p| &p.share));
-        let ways = observed.ways.iter().filter(|(_, way)| observed.is_used(way));
-        InUse { shares: shares.cloned().collect(), gateways: ways.map(|(target, _)| target.gateway.clone()).collect() }
-    }
-
     /// All that matters now, and if somebody watches all that there is to see.
     fn observe_what_matters(&self, now: Moment, watched: bool) -> std::io::Result<Observed> {
         if watched {
@@ -453,31 +362,6 @@ impl Reconciler {
         self.note_flushes(&mut observed);
         plan::note_under_way(&mut observed, self.busy.values().flatten());
         Ok(observed)
-    }
-
-    /// Asks for the node mounts that Shares ask for, and takes back the others, as if kubelet did. Whether there were any.
-    fn follow_node_mounts(&mut self) -> bool {
-        let mut changed = false;
-        for publication in self.desired.node_mount_changes() {
-            if let Err(error) = self.host.record(&publication) {
-                self.complain(chain(&error));
-                // A new agent would not know that it is mounted. One that is to go is on record as what is to be there, which
-                // its Share contradicts.
-                if publication.wanted {
-                    continue;
-                }
-            }
-            changed = true;
-            let id = publication.id();
-            Arc::make_mut(&mut self.desired).publications.insert(id, publication.clone());
-            self.forget_setbacks(id);
-            if publication.wanted {
-                self.tell_publishing(id);
-            } else {
-                self.tell(&Happening::Unpublishing(publication));
-            }
-        }
-        changed
     }
 
     /// What a round could not do is tried again by the next one.
@@ -547,98 +431,6 @@ impl Reconciler {
             steps.iter().for_each(|step| self.tell_what_is_lost(step));
             self.note_flush_begins(&steps, now);
             self.execute(lane, steps);
-        }
-    }
-
-    /// A pod has less time than pauses may have grown to.
-    fn hurry(&mut self) {
-        self.setbacks.retain(|step| !matches!(step, Step::Abort(_)));
-    }
-
-    /// A lane's steps, one after the other. What was planned while it is busy is planned again when it is done.
-    fn execute(&mut self, lane: Lane, steps: Vec<Step>) {
-        self.busy.insert(lane.clone(), steps.clone());
-        let (host, desired, events) = (self.host.clone(), self.desired.clone(), self.events.clone());
-        // The loop ends before its executors only when the process does: nobody minds what can't be sent then.
-        let work = async move {
-            let mut last = None;
-            for step in steps {
-                if let Some((step, result)) = last.take() {
-                    let _ = events.send(Event::Did { step, result }).await;
-                }
-                let result = host.perform(&step, &desired).await;
-                let failed = result.is_err();
-                last = Some((step, result));
-                // It may have taken long: what comes after it is planned anew, as things are by now.
-                if failed {
-                    break;
-                }
-            }
-            last
-        };
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            // A panic ends the step, not the lane. The last step's end and the lane's are one event, and so one round.
-            let last = tokio::spawn(work).await.unwrap_or_else(|panic| {
-                error!("a step of {lane:?} ended in a bug: {panic}");
-                None
-            });
-            let _ = events.send(Event::Free { lane, last }).await;
-        });
-    }
-
-    fn note_result(&mut self, step: Step, result: Result<Option<String>, StepError>) {
-        if let Step::Flush(id) = &step {
-            self.note_flush(id, result.is_ok());
-        }
-        match result {
-            Ok(words) => {
-                match &step {
-                    // Repeated as long as anything holds it: what opens it later must not wait either.
-                    Step::Abort(id) => self.note_abort(id),
-                    Step::Unpublish(id) => {
-                        self.tell_done(&step);
-                        self.asked.remove(id);
-                        let desired = Arc::make_mut(&mut self.desired);
-                        desired.returning.remove(id);
-                        let gone = desired.publications.remove(id);
-                        self.tell_done_to_callers(*id, false, None);
-                        // Told of, and not listed: nobody else will say that the pod is no more.
-                        if let Some(gone) = gone.filter(|_| !self.pods.complete) {
-                            let uid = &gone.pod.uid;
-                            if !self.desired.publications.values().any(|publication| publication.pod.uid == *uid) {
-                                self.pods.known.remove(uid);
-                            }
-                        }
-                    }
-                    Step::Publish(id, _) if words.is_some() => self.note_errand(*id, words),
-                    Step::Publish(id, _) => {
-                        self.tell_done(&step);
-                        if self.desired.publications.get(id).is_some_and(|publication| publication.wanted) {
-                            self.tell_done_to_callers(*id, true, None);
-                        }
-                    }
-                    step => self.tell_done(step),
-                }
-                if let Step::Mount(id, _) = &step {
-                    self.unmountable.remove(&(id.share.clone(), id.namespace.target.clone()));
-                }
-                // Planned again all the same it waits, and less and less often is it done: each time costs a process.
-                self.setbacks.done_for_now(step, (self.clock)());
-            }
-            Err(error) => {
-                let message = chain(&error);
-                if let Step::Mount(id, _) = &step {
-                    let until = (self.clock)() + UNMOUNTABLE;
-                    self.unmountable.insert((id.share.clone(), id.namespace.target.clone()), until);
-                }
-                let is_new = self.setbacks.failed(step.clone(), (self.clock)(), &message);
-                if !is_new {
-                    debug!("still failing: {step}: {message}");
-                }
-                self.tell_failed(&step, &error, &message, is_new);
-                self.tell_publishers(&step, &message, error.definite());
-            }
         }
     }
 }
