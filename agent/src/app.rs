@@ -132,6 +132,9 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
         let (outcomes, said) = watch::channel(Vec::new());
         tokio::spawn(kube::errands::run(client.clone(), settings.node.clone(), door.clone(), outcomes));
         tokio::spawn(kube::report::keep(client.clone(), settings.node.clone(), window.clone(), door.clone(), said));
+        if !kernel::has_nfs() {
+            window.chronicle.tell(&Happening::NoNfs);
+        }
         let fit = window.clone();
         let is_fit = move || fit.vitals.is_fit() && kernel::has_nfs();
         let node = settings.node.clone();

@@ -16,6 +16,8 @@ use crate::publication::{Pod, Publication};
 pub enum Happening {
     /// The agent began, and found what an earlier one left.
     Adopted { publications: usize },
+    /// The node's kernel can mount nothing of what anybody will ask for.
+    NoNfs,
     /// What an earlier boot of the node left on record is forgotten: its mounts ended with it.
     EarlierBoot { publications: usize },
     /// What the objects now say is in force.
@@ -87,6 +89,7 @@ pub enum Happening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     Adopted,
+    NoNfs,
     EarlierBoot,
     ObjectsRead,
     ObjectRefused,
@@ -156,6 +159,7 @@ impl Happening {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Adopted { .. } => Kind::Adopted,
+            Self::NoNfs => Kind::NoNfs,
             Self::EarlierBoot { .. } => Kind::EarlierBoot,
             Self::ObjectsRead { .. } => Kind::ObjectsRead,
             Self::ObjectRefused { .. } => Kind::ObjectRefused,
@@ -193,7 +197,7 @@ impl Happening {
 
     pub fn gravity(&self) -> Gravity {
         match self {
-            Self::ObjectRefused { .. } => Gravity::Error,
+            Self::ObjectRefused { .. } | Self::NoNfs => Gravity::Error,
             Self::Withdrawn { .. }
             | Self::LetGo { in_time: false }
             | Self::ServerAway { .. }
@@ -291,6 +295,9 @@ impl fmt::Display for Happening {
             Self::Adopted { publications } => {
                 write!(f, "the agent begins; it adopts {publications} publications of an earlier one")
             }
+            Self::NoNfs => f.write_str(
+                "this kernel has no NFS client, so no volume can be mounted: load the module nfsv4, or install it (linux-modules-extra, kernel-modules)",
+            ),
             Self::EarlierBoot { publications } => {
                 write!(f, "the node has booted since this was written down: {publications} publications are forgotten")
             }

@@ -43,7 +43,9 @@ pub(crate) async fn tell(client: Client, node: String, window: Arc<Window>, door
         refused: false,
     };
     let mut news = window.chronicle.news();
-    let mut seen = *news.borrow_and_update();
+    // What was told while the agent began is told as well.
+    let mut seen = 0;
+    news.mark_changed();
     loop {
         // Both may be waited for again.
         tokio::select! {
@@ -101,6 +103,7 @@ impl Word {
             Kind::Fenced => ("ServerFenced", gateway()),
             Kind::ShuttingDown => ("StorageLetGo", Some(Whom::Node)),
             Kind::LetGo => ("StorageGone", Some(Whom::Node)),
+            Kind::NoNfs => ("NoNfs", Some(Whom::Node)),
             Kind::Adopted
             | Kind::EarlierBoot
             | Kind::ObjectsRead
