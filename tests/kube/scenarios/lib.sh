@@ -52,6 +52,11 @@ eventually() { # eventually SECONDS COMMAND...: polls; what the last try said is
   done
 }
 
+for_seconds() { # for_seconds SECONDS COMMAND...: it is so all the time
+  local end=$((SECONDS + $1)); shift
+  while [ $SECONDS -lt $end ]; do "$@" || return; sleep 0.5; done
+}
+
 site() { on-node "$kube/site" "$*"; }
 
 # --- keys: one pair for each site and for each tunnel of the node
