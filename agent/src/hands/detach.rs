@@ -1,13 +1,11 @@
 //! Taking away what is no longer wanted: mounts of ours, by checked identity, and empty directories.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use std::{fs, io, thread};
 
 use moorline_shared::id::SuperblockId;
-use moorline_shared::publication::Publication;
 use moorline_sys::mount;
 use moorline_sys::mountinfo::{self, Device, Mount};
 use rustix::fs::{Mode, OFlags};
@@ -83,37 +81,11 @@ fn detach_layers(paths: &Paths, target: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Detaches what waits for this publication's server where kubelet looks: at its target, down to the seal, and at the
-/// subPaths that kubelet has bound for the pod.
-pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failure> {
-    enter_host_mounts()?;
-    let user = publication.user();
-    let its = |id: &SuperblockId| id.share == publication.share && id.user == user;
-    let take =
-        |top: &Mount, table: &[Mount]| Ok(bases(paths, table).any(|(id, device)| its(&id) && device == top.device));
-    let table = host_table()?;
-    let sub_paths = paths.sub_paths(&publication.pod.uid);
-    let bound = table.iter().map(|mount| &mount.mount_point).filter(|place| place.starts_with(&sub_paths)).cloned();
-    let places: BTreeSet<PathBuf> =
-        mountinfo::sightings(&table, Path::new(&publication.target_path)).into_iter().chain(bound).collect();
-    // One that fails must not leave kubelet to wait for the others.
-    let failed = places.iter().filter_map(|place| {
-        loop {
-            match detach_top(place, take) {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(failure) => return Some(failure.message),
-            }
-        }
-    });
-    match failed.collect::<Vec<_>>().join("; ") {
-        none if none.is_empty() => Ok(()),
-        message => Err(Failure { definite: false, message }),
-    }
-}
-
 /// Detaches the topmost mount at a place, if there is one and it is to go; false if not.
-fn detach_top(place: &Path, wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>) -> Result<bool, Failure> {
+pub(super) fn detach_top(
+    place: &Path,
+    wanted: impl Fn(&Mount, &[Mount]) -> Result<bool, Failure>,
+) -> Result<bool, Failure> {
     match take_top(place, wanted, mount::detach)? {
         Top::Taken => Ok(true),
         Top::Stays => Ok(false),
@@ -168,7 +140,7 @@ fn is_ours(paths: &Paths, table: &[Mount], mount: &Mount) -> bool {
     bases(paths, table).any(|(_, device)| device == mount.device)
 }
 
-fn bases(paths: &Paths, table: &[Mount]) -> impl Iterator<Item = (SuperblockId, Device)> {
+pub(super) fn bases(paths: &Paths, table: &[Mount]) -> impl Iterator<Item = (SuperblockId, Device)> {
     let mounts = paths.mounts();
     let here = table.iter().filter(move |mount| mount.mount_point.parent() == Some(&mounts));
     here.filter_map(|mount| Some((mount.mount_point.file_name()?.to_str()?.parse().ok()?, mount.device)))

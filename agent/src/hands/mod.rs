@@ -5,6 +5,7 @@ mod abort;
 mod call;
 mod detach;
 mod errand;
+mod hide;
 mod label;
 mod look;
 mod mark;
@@ -305,7 +306,7 @@ fn perform(request: &Request) -> Result<Done, Failure> {
         }
         Work::Detach { target_path, node } => detach::detach(paths, target_path, *node),
         Work::Unpublish { target_path, node } => detach::unpublish(paths, target_path, *node),
-        Work::Hide { publication } => detach::hide(paths, publication),
+        Work::Hide { publication } => hide::hide(paths, publication),
         Work::Retire { superblock, abort } => detach::retire(paths, superblock, *abort),
     };
     done.map(|()| Done::default())

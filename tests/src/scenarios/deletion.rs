@@ -159,9 +159,20 @@ pub(super) fn kubelet_meets_nothing_that_waits() {
         // Newer kernels may hold a directory by a delegation, and need not ask.
         if its.iter().any(|at| !returns(at)) { Ok(()) } else { Err("all come back") }
     });
+    // Kubelet was faster than the word that the pod is leaving.
+    let bound = pod.sub_paths().next().expect("a subPath");
+    let mut umount = Command::new("umount").arg(bound).spawn().unwrap_or_else(|error| panic!("start umount: {error}"));
+    throughout("kubelet's umount waits", seconds(2), || match umount.try_wait() {
+        Ok(None) => Ok(()),
+        ended => Err(ended),
+    });
     let grace = seconds(15);
     let began = now();
     pod.is_to_end(&agent, grace);
+    eventually("kubelet's umount is let go", seconds(10), || match umount.try_wait() {
+        Ok(Some(_)) => Ok(()),
+        waits => Err(waits),
+    });
     eventually("kubelet may look", seconds(15), || {
         let hold_up: Vec<_> = its.iter().filter(|place| !mounts::at(place).is_empty()).collect();
         if hold_up.is_empty() { Ok(()) } else { Err(hold_up.len()) }
