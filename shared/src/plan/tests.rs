@@ -3,6 +3,8 @@
 
 mod cases;
 mod node_mounts;
+mod nodes_end;
+mod ways;
 mod world;
 
 use std::time::Duration;
