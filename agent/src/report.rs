@@ -65,7 +65,7 @@ fn mount_report(id: &SuperblockId, desired: &Desired, observed: &Observed, now: 
 
 fn publication_report(publication: &Publication, observed: &Observed) -> PublicationReport {
     let there = observed.is_published(publication.id());
-    let leaves = matches!(observed.pods.known.get(&publication.pod.uid), Some(Some(_)));
+    let leaves = observed.pods.is_leaving(&publication.pod.uid);
     PublicationReport {
         id: publication.id().to_string(),
         share: publication.share.to_string(),

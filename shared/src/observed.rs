@@ -90,6 +90,13 @@ pub struct Pods {
     pub heard: bool,
 }
 
+impl Pods {
+    /// It was asked to end, and is not gone yet as far as anybody says.
+    pub fn is_leaving(&self, uid: &str) -> bool {
+        matches!(self.known.get(uid), Some(Some(_)))
+    }
+}
+
 /// Volumes that are one node's at a time, as the API server has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leases {
@@ -246,7 +253,7 @@ impl Observed {
 
     /// The pod was asked to end, or is spoken of no more.
     pub fn is_ending(&self, uid: &str) -> bool {
-        matches!(self.pods.known.get(uid), Some(Some(_))) || self.gone.contains(uid)
+        self.pods.is_leaving(uid) || self.gone.contains(uid)
     }
 
     /// Somebody on the node has a mount from its server.

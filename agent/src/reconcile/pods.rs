@@ -15,8 +15,7 @@ impl Reconciler {
         }
         let mine: BTreeSet<&String> = self.desired.publications.values().map(|p| &p.pod.uid).collect();
         self.gone.retain(|uid| mine.contains(uid) && !pods.known.contains_key(uid));
-        let known = &self.pods.known;
-        if pods.known.iter().any(|(uid, pod)| pod.is_some() && !matches!(known.get(uid), Some(Some(_)))) {
+        if pods.known.keys().any(|uid| pods.is_leaving(uid) && !self.pods.is_leaving(uid)) {
             self.hurry();
         }
         self.pods = pods;

@@ -114,7 +114,7 @@ impl View<'_> {
 
     /// Its pod was asked to end: its containers have what they have, and kubelet starts none any more.
     pub(super) fn is_leaving(&self, publication: &Publication) -> bool {
-        !publication.node && matches!(self.observed.pods.known.get(&publication.pod.uid), Some(Some(_)))
+        !publication.node && self.observed.pods.is_leaving(&publication.pod.uid)
     }
 
     /// A container has it from a node mount: what was given to it stays, and moves with its share. Whoever merely sees the

@@ -546,7 +546,7 @@ impl World {
                 self.is_alive(&top.namespace) && self.observed.superblocks.contains(top) && !self.stale.contains(top)
             };
             let top = self.observed.published.get(id).and_then(|layers| layers.last());
-            if matches!(self.observed.pods.known.get(&publication.pod.uid), Some(Some(_))) && !publication.node {
+            if self.observed.pods.is_leaving(&publication.pod.uid) && !publication.node {
                 assert_eq!(top, None, "{publication:?} is in its kubelet's way");
                 for container in self.containers.get(id).into_iter().flatten() {
                     assert!(
