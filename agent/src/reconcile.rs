@@ -57,8 +57,6 @@ const LOOK: Duration = Duration::from_millis(500);
 const IDLE_LOOK: Duration = Duration::from_secs(5);
 /// While the node shuts down, which waits for us.
 const HASTY_LOOK: Duration = Duration::from_millis(100);
-/// How long another target is preferred to one that would not let a share be mounted.
-const UNMOUNTABLE: Duration = Duration::from_secs(60);
 
 pub(crate) enum Event {
     Objects(Reading),

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::detach::{bases, detach_top};
 use super::{Failure, enter_host_mounts, host_table};
+use crate::host::containers::numbers;
 use crate::paths::Paths;
 
 /// Detaches what waits for this publication's server where kubelet looks: at its target, down to the seal, and at the
@@ -49,13 +50,13 @@ pub(super) fn hide(paths: &Paths, publication: &Publication) -> Result<(), Failu
 /// An umount of kubelet's that began before still waits for the server, which it asks what kind of file system that is, and
 /// kubelet waits for it. Ended it has failed, and the next one finds nothing to ask.
 fn let_umounts_go(places: &BTreeSet<PathBuf>) {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    for pid in numbers.filter_map(Pid::from_raw) {
-        // Most that can't be looked at have ended meanwhile.
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        // Looked at while it is held: its number is no other's.
-        if umounts(pid).is_ok_and(|place| place.is_some_and(|place| places.contains(&place))) {
+    let waits = |pid: &Pid| umounts(*pid).is_ok_and(|place| place.is_some_and(|place| places.contains(&place)));
+    for pid in numbers(Path::new("/proc")).filter_map(Pid::from_raw).filter(waits) {
+        // Looked at again while it is held: its number is no other's by now.
+        if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+            && waits(&pid)
+        {
+            // It may have ended by itself.
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }

@@ -94,7 +94,8 @@ fn tasks() -> impl Iterator<Item = Task> {
     })
 }
 
-fn numbers(directory: &Path) -> impl Iterator<Item = i32> + use<> {
+/// The numbers that are names in a directory: processes, or threads.
+pub(crate) fn numbers(directory: &Path) -> impl Iterator<Item = i32> + use<> {
     fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 

@@ -1,6 +1,6 @@
 //! The host as the loop knows it: what is there, and one method that does a step.
 
-mod containers;
+pub(crate) mod containers;
 pub(crate) mod kernel;
 mod listings;
 mod machine;

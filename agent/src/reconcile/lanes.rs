@@ -1,13 +1,17 @@
 //! Steps are done in lanes: side by side, and in each lane one after the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moorline_shared::plan::{Lane, Step};
 use tracing::{debug, error};
 
 use crate::host::StepError;
 
-use super::{Event, Reconciler, UNMOUNTABLE, chain};
+use super::{Event, Reconciler, chain};
+
+/// How long another target is preferred to one that would not let a share be mounted.
+const UNMOUNTABLE: Duration = Duration::from_secs(60);
 
 impl Reconciler {
     /// A lane's steps, one after the other. What was planned while it is busy is planned again when it is done.
