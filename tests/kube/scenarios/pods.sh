@@ -25,6 +25,12 @@ spec: {gateway: $2, export: /$1, access: $3, namespaces: [training]}
 ---
 END
 }
+kinds() { # the manifests, and the API server knows what they are of
+  kubectl apply -k "$kube/manifests" &&
+    kubectl wait --for=condition=Established crd/gateways.moorline.io crd/shares.moorline.io --timeout=30s
+}
+secret() { kubectl -n moorline-system create secret generic moorline-keys "${@/#/--from-file=$keys/}"; } # secret FILE...: what tunnels need
+deployed() { kinds && secret "$@" && eventually 60 registered; } # deployed FILE...: kubelet knows the driver
 registered() { [ "$(kubectl get csinode node1 -o jsonpath='{.spec.drivers[*].name}')" = moorline.io ]; }
 agent_pid() { on-node "pgrep -f '^/moorline agent'"; }
 
@@ -34,18 +40,13 @@ namespace() {
     eventually 30 kubectl -n training get serviceaccount default
 }
 restricted='securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}'
-manifest() { # manifest NAME "SHARE[:ro]..." APP_ARG...
-  local name=$1 shares=$2 share volumes="" mounts="" arguments; shift 2
-  for share in $shares; do
-    volumes+="  - {name: ${share%:ro}, csi: {driver: moorline.io, readOnly: $([[ $share = *:ro ]] && echo true || echo false), "
-    volumes+="volumeAttributes: {share: ${share%:ro}}}}"$'\n'
-    mounts+="    - {name: ${share%:ro}, mountPath: /mnt/${share%:ro}}"$'\n'
-  done
-  arguments=$(printf ', %s' "$@")
+manifest_of() { # manifest_of NAME NAMESPACE VOLUMES MOUNTS COMMAND...: a restricted pod with these, a line each
+  local name=$1 namespace=$2 volumes=$3 mounts=$4 arguments; shift 4
+  arguments=$(printf '"%s", ' "$@")
   cat <<END
 apiVersion: v1
 kind: Pod
-metadata: {name: $name, namespace: training}
+metadata: {name: $name, namespace: $namespace}
 spec:
   terminationGracePeriodSeconds: $grace
   automountServiceAccountToken: false
@@ -53,15 +54,54 @@ spec:
   containers:
   - name: main
     image: localhost/busybox:1
-    command: [app$arguments]
+    command: [${arguments%, }]
     $restricted
     volumeMounts:
-${mounts%$'\n'}
+$(sed 's/^/    - /' <<<"$mounts")
   volumes:
-${volumes%$'\n'}
+$(sed 's/^/  - /' <<<"$volumes")
 END
 }
+manifest() { # manifest NAME "SHARE[:ro]..." APP_ARG...: of inline volumes
+  local name=$1 shares=$2 share volumes="" mounts="" only; shift 2
+  for share in $shares; do
+    only=$([[ $share = *:ro ]] && echo true || echo false) share=${share%:ro}
+    volumes+=$'\n'"{name: $share, csi: {driver: moorline.io, readOnly: $only, volumeAttributes: {share: $share}}}"
+    mounts+=$'\n'"{name: $share, mountPath: /mnt/$share}"
+  done
+  manifest_of "$name" training "${volumes#?}" "${mounts#?}" app "$@"
+}
 pod() { manifest "$@" | kubectl apply -f -; }
+user() { # user NAME CLAIM COMMAND...: a pod with the claim at /mnt/v, and nothing said of propagation
+  local name=$1 claim=$2; shift 2
+  manifest_of "$name" training "{name: v, persistentVolumeClaim: {claimName: $claim}}" '{name: v, mountPath: /mnt/v}' "$@" |
+    kubectl apply -f -
+}
+volume() { # volume NAME SHARE MODE [ATTRIBUTES]: a PersistentVolume and the claim that it is for
+  cat <<END
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: $1}
+spec:
+  capacity: {storage: 4Gi}
+  accessModes: [$3]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: ""
+  claimRef: {namespace: training, name: $1}
+  mountOptions: [vers=4.1, hard]
+  csi: {driver: moorline.io, volumeHandle: $1, volumeAttributes: {share: $2${4:+, $4}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: $1, namespace: training}
+spec: {accessModes: [$3], storageClassName: "", volumeName: $1, resources: {requests: {storage: 4Gi}}}
+---
+END
+}
+all_bound() { kubectl -n training wait --for=jsonpath='{.status.phase}'=Bound pvc --all --timeout=60s; }
+told() { # told KIND NAME REGEX: an Event says so
+  kubectl get events -A --field-selector "involvedObject.kind=$1,involvedObject.name=$2" | grep -- "$3"
+}
 
 # --- what the application has said, and what of it is new since a mark
 said() { kubectl -n training logs $1; } # said POD, or "POD -c CONTAINER"
