@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{PoisonError, RwLock};
+use std::thread;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -127,24 +128,59 @@ fn boot_logged(runner: &Runner, name: &str, results: &Path) -> io::Result<Child>
     runner.boot(name, results, output.try_clone()?.into(), output.into())
 }
 
-/// Every process, and where in the kernel those are that cannot be interrupted, the scenario itself, and what it runs.
+/// Every thread, and where in the kernel those are that cannot be interrupted, the scenario itself, and what it runs. Of a process
+/// whose memory is held by who hangs not even the command line can be read: each file has a moment.
 fn processes(scenario: &str) -> String {
-    let list = Command::new("ps").args(["-eLo", "pid,ppid,tid,stat,etimes,wchan:24,args"]).output();
-    let mut text = list.map(|list| String::from_utf8_lossy(&list.stdout).into_owned()).unwrap_or_default();
-    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-    let itself = lines.iter().find(|words| words.ends_with(&["body", scenario])).map(|words| words[0]);
-    let asked = lines.iter().filter(|words| match words[..] {
-        [pid, parent, _, state, ..] => state.starts_with('D') || itself.is_some_and(|it| it == pid || it == parent),
-        _ => false,
-    });
-    let stacks: String = asked
-        .map(|words| {
-            let stack = fs::read_to_string(format!("/proc/{}/task/{}/stack", words[0], words[2])).unwrap_or_default();
-            format!("\n{}\n{stack}", words.join(" "))
-        })
-        .collect();
-    text += &stacks;
+    let all: Vec<Thread> =
+        directories("/proc").flat_map(|process| directories(process.join("task"))).filter_map(thread).collect();
+    let itself =
+        all.iter().find(|thread| thread.command.ends_with(&format!("body {scenario}"))).map(|thread| thread.process);
+    let mut text = String::from("process parent thread state command\n");
+    for Thread { process, parent, number, state, command, .. } in &all {
+        text += &format!("{process} {parent} {number} {state} {command}\n");
+    }
+    let asked = all
+        .iter()
+        .filter(|it| it.state == 'D' || itself.is_some_and(|itself| it.process == itself || it.parent == itself));
+    for Thread { number, state, command, path, .. } in asked {
+        text += &format!("\n{number} {state} {command}\n{}\n", read_in_time(path.join("stack")));
+    }
     text
+}
+
+struct Thread {
+    process: i32,
+    parent: i32,
+    number: i32,
+    state: char,
+    command: String,
+    path: PathBuf,
+}
+
+fn thread(path: PathBuf) -> Option<Thread> {
+    let stat = fs::read_to_string(path.join("stat")).ok()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    let (state, parent) = (words.next()?.chars().next()?, words.next()?.parse().ok()?);
+    let number = path.file_name()?.to_str()?.parse().ok()?;
+    let process = path.parent()?.parent()?.file_name()?.to_str()?.parse().ok()?;
+    let line = read_in_time(path.join("cmdline")).replace('\0', " ");
+    let command = if line.trim().is_empty() { format!("[{name}]") } else { line.trim().to_owned() };
+    Some(Thread { process, parent, number, state, command, path })
+}
+
+fn directories(path: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let numbered = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()));
+    numbered.map(|entry| entry.path())
+}
+
+fn read_in_time(path: PathBuf) -> String {
+    let reading = thread::spawn(move || fs::read_to_string(path).unwrap_or_default());
+    match poll(seconds(1), || reading.is_finished().then_some(())) {
+        Some(()) => reading.join().unwrap_or_default(),
+        None => "(can't be read: somebody holds it)".to_owned(),
+    }
 }
 
 fn report(results: &Path, verdict: &str) -> String {
