@@ -1,8 +1,21 @@
 //! The machine's own tools (ip, wg, mount, runc, ...), each run with its output kept for the report.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait::seconds;
+
+/// Longer than any tool takes, a mount from a server that is away among them; shorter than a scenario's watchdog, which could
+/// not say which tool it was.
+const PATIENCE: Duration = seconds(600);
 
 /// Runs a tool and returns its standard output; panics with what it said if it failed.
 #[track_caller]
@@ -44,5 +57,29 @@ pub fn output(command: &mut Command, input: Option<&str>) -> Output {
     if let (Some(text), Some(mut pipe)) = (input, child.stdin.take()) {
         pipe.write_all(text.as_bytes()).unwrap_or_else(|error| panic!("write to {command:?}: {error}"));
     }
-    child.wait_with_output().unwrap_or_else(|error| panic!("wait for {command:?}: {error}"))
+    let (ended, waits) = mpsc::channel::<()>();
+    let process = child.id().cast_signed();
+    let watchdog = thread::spawn(move || match waits.recv_timeout(PATIENCE) {
+        Err(RecvTimeoutError::Timeout) => Some(end(process)),
+        _ => None,
+    });
+    let output = child.wait_with_output();
+    drop(ended);
+    if let Ok(Some(seen)) = watchdog.join() {
+        panic!("{command:?}: not done after {PATIENCE:?}\n{seen}");
+    }
+    output.unwrap_or_else(|error| panic!("wait for {command:?}: {error}"))
+}
+
+/// Ends a tool that does not end by itself, and says where its threads were.
+fn end(process: i32) -> String {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let told = threads.map(|thread| {
+        let read = |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        format!("{}: {}{}", read("comm").trim(), read("syscall"), read("stack"))
+    });
+    let told: Vec<String> = told.collect();
+    // It may have ended just now.
+    let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+    told.join("\n")
 }
